@@ -1,0 +1,3 @@
+from se_jax.models.encoders.resnet import ResNet
+
+__all__ = ["ResNet"]
