@@ -1,0 +1,288 @@
+"""Layers whose numbers are PyTorch's: convolution, normalisation, resize, pooling, dropout, initialisers.
+
+Activations are [batch, height, width, channels]; kernels are [kh, kw, in / groups, out]. Sources: PyTorch's operators as
+mmsegmentation 1.2.2 and mmcv 2.1.0 call them (mmcv ConvModule, DepthwiseSeparableConvModule, mmseg resize).
+
+XLA's CPU backend is slow at some of these operations. Each faster form stands here, in its one place, and is chosen while
+tracing (`on_cpu`); TPU and GPU keep XLA's own operators.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Dtype = Any
+
+# mmcv's Kaiming normal with fan_out: std sqrt(2 / (out * kh * kw)); for a depthwise kernel fan_out counts all outputs too.
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+classifier_normal = nn.initializers.normal(0.01)
+
+
+def on_cpu() -> bool:
+    """Whether traced code is meant for XLA's CPU backend."""
+    return jax.default_backend() == "cpu"
+
+
+def compiler_options() -> dict[str, str]:
+    """Options for `jax.jit` of a network: on a CPU, convolutions without YNNPACK, whose weight gradients are slow."""
+    return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu() else {}
+
+
+def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1):
+    """Cross-correlation with symmetric zero padding, as torch's conv2d: [b, h, w, c] -> [b, h', w', out]."""
+    if kernel.shape[:2] == (1, 1) and padding == 0 and groups == 1:
+        return x[:, ::strides, ::strides] @ kernel[0, 0]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(strides, strides),
+        padding=((padding, padding), (padding, padding)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def tap_bias_map(bias, size: tuple[int, int], *, strides: int, padding: int, dilation: int):
+    """Sums for every output pixel the biases of those kernel taps that fall inside the map.
+
+    The same as convolving one more, zero-padded input channel of ones with `bias` as its kernel.
+
+    Args:
+      bias: [kh, kw, out], one bias a tap.
+      size: (h, w) of the convolution's input.
+
+    Returns:
+      [h', w', out], to be added to the convolution's output.
+    """
+
+    def taps_inside(length: int, taps: int) -> np.ndarray:
+        outputs = (length + 2 * padding - dilation * (taps - 1) - 1) // strides + 1
+        source = np.arange(outputs)[:, None] * strides - padding + np.arange(taps) * dilation
+        return ((source >= 0) & (source < length)).astype(np.float32)
+
+    rows, columns = (taps_inside(length, taps) for length, taps in zip(size, bias.shape[:2], strict=True))
+    return jnp.einsum("hk,wl,klo->hwo", rows, columns, bias, precision=lax.Precision.HIGHEST)
+
+
+class Conv(nn.Module):
+    """Convolution with torch's padding rule: symmetric, explicit, zero.
+
+    Attributes:
+      padding: zeros on every side; by default `dilation * (kernel_size // 2)`, which keeps the size at stride 1.
+      tap_bias: adds a bias [kh, kw, out] a tap, which counts where the tap falls inside the map (see `tap_bias_map`); it is
+        what folding a scale equalizer leaves behind, and is born zero.
+    """
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    padding: int | None = None
+    dilation: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    tap_bias: bool = False
+    kernel_init: Callable = kaiming_normal
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        taps = (self.kernel_size, self.kernel_size)
+        padding = self.dilation * (self.kernel_size // 2) if self.padding is None else self.padding
+        geometry = {"strides": self.strides, "padding": padding, "dilation": self.dilation}
+        kernel = self.param("kernel", self.kernel_init, (*taps, x.shape[-1] // self.groups, self.features))
+        y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), groups=self.groups, **geometry)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        if self.tap_bias:
+            bias = self.param("tap_bias", nn.initializers.zeros, (*taps, self.features))
+            y = y + tap_bias_map(bias, x.shape[1:3], **geometry).astype(self.dtype)
+        return y
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as torch's (SyncBN's, when the batch is sharded over devices under jit).
+
+    Training normalises with the batch's biased variance, and moves the running average by 0.1 towards the *unbiased* one.
+    Running statistics are only written where the caller made `batch_stats` mutable. Statistics are float32.
+
+    Raises:
+      ValueError: in training with a single value a channel, whose variance means nothing.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+    scale_init: Callable = nn.initializers.ones
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        shape = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        x = x.astype(jnp.float32)
+        if train:
+            count = x.size // x.shape[-1]
+            if count == 1:
+                raise ValueError(
+                    f"BatchNorm {'/'.join(self.path)} got one value a channel in training (input {x.shape}); "
+                    "its variance is undefined. Use a batch of at least 2 images."
+                )
+            mean = jnp.mean(x, axis=(0, 1, 2))
+            var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                unbiased = var * (count / (count - 1))
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
+
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, BatchNorm, activation: mmcv's ConvModule. [b, h, w, c] -> [b, h', w', features]."""
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    dilation: int = 1
+    groups: int = 1
+    activation: Callable | None = nn.relu
+    tap_bias: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            strides=self.strides,
+            dilation=self.dilation,
+            groups=self.groups,
+            tap_bias=self.tap_bias,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        x = BatchNorm(dtype=self.dtype, name="bn")(x, train)
+        return x if self.activation is None else self.activation(x)
+
+
+class SeparableConvBlock(nn.Module):
+    """Depthwise block, then 1x1 block, each with BatchNorm and ReLU: mmcv's DepthwiseSeparableConvModule."""
+
+    features: int
+    kernel_size: int = 3
+    dilation: int = 1
+    tap_bias: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        channels = x.shape[-1]
+        x = ConvBlock(
+            channels,
+            self.kernel_size,
+            dilation=self.dilation,
+            groups=channels,
+            tap_bias=self.tap_bias,
+            dtype=self.dtype,
+            name="depthwise_conv",
+        )(x, train)
+        return ConvBlock(self.features, 1, dtype=self.dtype, name="pointwise_conv")(x, train)
+
+
+class ChannelDropout(nn.Module):
+    """torch's Dropout2d: one draw a sample and channel. Acts in training, where the caller gave a 'dropout' key."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        active = train and self.rate > 0 and self.has_rng("dropout")
+        return nn.Dropout(max(self.rate, 0.0), broadcast_dims=(1, 2))(x, deterministic=not active)
+
+
+def resize(x, size: tuple[int, int], align_corners: bool = False):
+    """Bilinear resize of [b, h, w, c] to `size` = (h', w'), as torch's interpolate: never antialiased.
+
+    Rows and columns are resized one after the other; the dtype is kept.
+    """
+    for axis, length in zip((1, 2), size, strict=True):
+        x = _resize_axis(x, axis, length, align_corners)
+    return x
+
+
+def _resize_axis(x, axis: int, length: int, align_corners: bool):
+    source = x.shape[axis]
+    shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
+    if source == length:
+        return x
+    if source == 1:
+        return jnp.broadcast_to(x, shape)
+    if align_corners:
+        if length == 1:
+            return lax.slice_in_dim(x, 0, 1, axis=axis)
+        scale = (length - 1) / (source - 1)
+        translation = 0.5 - 0.5 * scale
+        # jax.image has no align_corners; as an affine map the output's pixel centres meet the input's at both ends
+        return jax.image.scale_and_translate(
+            x, shape, (axis,), jnp.array([scale]), jnp.array([translation]), "linear", antialias=False
+        )
+    if on_cpu() and length % source == 0:
+        return _upsample_by_phases(x, axis, length // source)
+    return jax.image.resize(x, shape, "linear", antialias=False)
+
+
+def _upsample_by_phases(x, axis: int, factor: int):
+    """Integer upsampling as `factor` two-tap blends, interleaved: no dense matrix, and a gradient without scatter."""
+    first, last = lax.slice_in_dim(x, 0, 1, axis=axis), lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+    before = jnp.concatenate([first, lax.slice_in_dim(x, 0, -1, axis=axis)], axis)
+    after = jnp.concatenate([lax.slice_in_dim(x, 1, None, axis=axis), last], axis)
+    phases = []
+    for k in range(factor):
+        offset = (k + 0.5) / factor - 0.5
+        neighbour = before if offset < 0 else after
+        phases.append(x + abs(offset) * (neighbour - x))
+    shape = (*x.shape[:axis], x.shape[axis] * factor, *x.shape[axis + 1 :])
+    return jnp.stack(phases, axis + 1).reshape(shape)
+
+
+def adaptive_avg_pool(x, size: int):
+    """Adaptive average pooling of [b, h, w, c] to [b, size, size, c], as torch's: cell i covers floor(i h / s) .. ceil((i+1) h / s)."""
+    if size == 1:
+        return jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
+
+    def cells(length: int) -> np.ndarray:
+        start = np.arange(size) * length // size
+        stop = -(-(np.arange(size) + 1) * length // size)
+        rows = np.arange(length)
+        inside = (rows >= start[:, None]) & (rows < stop[:, None])
+        return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+
+    pooled = jnp.einsum(
+        "sh,bhwc,tw->bstc",
+        cells(x.shape[1]),
+        x.astype(jnp.float32),
+        cells(x.shape[2]),
+        precision=lax.Precision.HIGHEST,
+    )
+    return pooled.astype(x.dtype)
+
+
+def max_pool(x):
+    """3x3 max pooling with stride 2 and a padding of minus infinity, as behind ResNet's stem."""
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def avg_pool_ceil(x, window: int):
+    """Average pooling with stride = window; a cell cut off by the border averages what lies inside (torch's ceil_mode)."""
+    padding = tuple((0, -length % window) for length in x.shape[1:3])
+    return nn.avg_pool(x, (window, window), (window, window), padding=padding, count_include_pad=False)
