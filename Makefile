@@ -1,0 +1,35 @@
+# `make demo` and `make test` create .venv and install what they need on the first call; later calls start at once.
+# Another interpreter: make test PYTHON=python3.12      Another place for the environment: make test VENV=/tmp/venv
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test format clean
+
+demo: $(STAMP)
+	$(BIN)/python -m experiments.demo
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(STAMP): requirements.txt requirements-dev.txt pyproject.toml
+	@$(or $(PYTHON),false) -c '$(SUPPORTED)' || { \
+		echo "se_jax needs Python 3.11 to 3.13; '$(PYTHON)' is not one. Name one that is: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; \
+		exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
