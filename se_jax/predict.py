@@ -1,0 +1,178 @@
+"""Prediction with a trained network: in Python, or for files and folders from the command line.
+
+se_jax.load(workdir).predict(image)     # uint8 [h, w, 3] RGB -> uint8 [h, w] class ids
+python -m se_jax.predict --workdir=DIR --input=FILE_OR_FOLDER --output=DIR     # palette PNG masks and overlays
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from se_jax import checkpoints, evaluate
+from se_jax.models import build
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+OVERLAY = 0.5  # the mask's share of an overlay
+
+
+class Predictor:
+    """A trained network with its class names and colours.
+
+    Attributes:
+      config: the run's config; names: tuple of K class names; palette: uint8 [K, 3] RGB.
+    """
+
+    def __init__(self, config, variables, names, palette):
+        self.config, self.names = config, tuple(names)
+        self.palette = np.asarray(palette, np.uint8)
+        self._variables = jax.device_put(variables, jax.local_devices()[0])
+        self._classify = evaluate.classifier(build(config.model), evaluate.as_scale(config.eval))
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """uint8 image [h, w, 3] (RGB) -> uint8 class ids [h, w], as the evaluation computes them.
+
+        The first image of a size compiles (seconds); the following ones of that size do not.
+
+        Raises:
+          ValueError: `image` has another shape or dtype.
+        """
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"predict takes uint8 [height, width, 3] (RGB); got {image.dtype} {list(image.shape)}")
+        return np.asarray(self._classify(self._variables, image[None])[0])
+
+    def color(self, mask: np.ndarray) -> np.ndarray:
+        """Class ids [h, w] -> their colours, uint8 [h, w, 3]; black for ids without a class (255)."""
+        colors = np.zeros((256, 3), np.uint8)
+        colors[: len(self.palette)] = self.palette
+        return colors[mask]
+
+    def overlay(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Image [h, w, 3] with the mask's colours laid over it, uint8."""
+        return (image * (1 - OVERLAY) + self.color(mask) * OVERLAY).round().astype(np.uint8)
+
+    def save_mask(self, mask: np.ndarray, path) -> None:
+        """Write class ids as a palette PNG: its pixels are the ids, its colours the data set's."""
+        picture = Image.fromarray(mask)
+        picture.putpalette(self.palette.tobytes())
+        picture.save(path)
+
+
+def load(workdir, checkpoint: str = "best") -> Predictor:
+    """The network trained in `workdir`, at its "best" or "last" checkpoint (averaged parameters where the run kept them).
+
+    Raises:
+      FileNotFoundError: no such directory, or no finished run or checkpoint in it.
+    """
+    workdir = pathlib.Path(workdir)
+    if not workdir.is_dir():
+        raise FileNotFoundError(f"{workdir} is no directory; give the --workdir of a training run")
+    config, variables = checkpoints.load_for_inference(workdir, checkpoint)
+    path = workdir / "labels.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; a training run writes it at its start: is this a run's workdir?")
+    labels = json.loads(path.read_text())
+    return Predictor(config, variables, labels["names"], labels["palette"])
+
+
+def read_image(path) -> np.ndarray:
+    """An image file as uint8 [h, w, 3] RGB.
+
+    Raises:
+      ValueError: the file is no image, or a truncated or damaged one.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that Pillow can read") from None
+    except (OSError, SyntaxError) as error:  # Pillow's words for a file that ends too early or whose blocks are broken
+        raise ValueError(f"{path} is a truncated or damaged image: {error}") from None
+
+
+def find_images(path) -> list[pathlib.Path]:
+    """The file itself, or every image file below a folder, sorted.
+
+    Raises:
+      FileNotFoundError: nothing is there, or no image is.
+    """
+    path = pathlib.Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"--input {path}: no such file or folder")
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise FileNotFoundError(f"--input {path}: no image below this folder (looked for {', '.join(SUFFIXES)})")
+    return found
+
+
+def predict_files(predictor: Predictor, source, output) -> tuple[int, list[str]]:
+    """Write `NAME_mask.png` and `NAME_overlay.png` to `output` for a file, or for every image below a folder.
+
+    Sub-folders are kept. An unreadable file is reported and left out; the others are done.
+
+    Returns:
+      (number of images done, list of error messages).
+
+    Raises:
+      FileNotFoundError: no image at `source`. OSError: `output` cannot be written.
+    """
+    source, output = pathlib.Path(source), pathlib.Path(output)
+    files = [path for path in find_images(source) if output not in path.parents]  # not what an earlier call wrote
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"--output {output} cannot be written: {error.strerror}") from None
+    done, errors, names = 0, [], set()
+    for path in files:
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            errors.append(str(error))
+            continue
+        mask = predictor.predict(image)
+        target = output / (path.parent.relative_to(source) if source.is_dir() else "")
+        target.mkdir(parents=True, exist_ok=True)
+        name = path.stem if path.with_suffix("") not in names else path.name  # a.jpg beside a.png
+        names.add(path.with_suffix(""))
+        predictor.save_mask(mask, target / f"{name}_mask.png")
+        Image.fromarray(predictor.overlay(image, mask)).save(target / f"{name}_overlay.png")
+        done += 1
+        print(f"\r{done}/{len(files)} images", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return done, errors
+
+
+def main(argv: list[str]) -> None:
+    """Command line."""
+    from absl import app, flags
+
+    flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
+    flags.DEFINE_string("input", None, "An image, or a folder of images.", required=True)
+    flags.DEFINE_string("output", None, "Folder for masks and overlays.", required=True)
+    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint of the run to use.")
+
+    def run(_):
+        given = flags.FLAGS
+        try:
+            predictor = load(given.workdir, given.checkpoint)
+            done, errors = predict_files(predictor, given.input, given.output)
+        except (OSError, ValueError) as error:
+            sys.exit(f"se_jax.predict: {error}")
+        print(f"{done} images: masks and overlays in {given.output}")
+        if errors:
+            sys.exit("se_jax.predict: left out:\n  " + "\n  ".join(errors))
+
+    app.run(run, argv=argv)
+
+
+if __name__ == "__main__":
+    main(sys.argv)
