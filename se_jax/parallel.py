@@ -1,0 +1,105 @@
+"""Devices: the mesh, what lies where on it, and the start of a run on many hosts.
+
+The mesh has two axes: `data`, over which batches are split, and `model`, over which convolution kernels may be split.
+Code is written for the global batch; XLA adds the communication.
+"""
+
+import os
+import re
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from se_jax.models import layers
+
+P = PartitionSpec
+# The first rule whose pattern is found in a parameter's path says how it is split. They must cover every parameter.
+RULES = (
+    (r"(^|/)(scale|bias|tap_bias)$", P()),
+    (r"(^|/)classifier/kernel$", P()),  # the number of classes seldom divides
+    (r"(^|/)kernel$", P(None, None, None, "model")),
+)
+
+
+def start_multihost(wanted: bool = False) -> None:
+    """Joins the other hosts' processes, if `wanted` or if JAX_COORDINATOR_ADDRESS is set; before any use of a device.
+
+    On TPU pods, Slurm, Open MPI and Kubernetes JAX finds out the rest; elsewhere set JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+    """
+    if jax.distributed.is_initialized() or not (wanted or "JAX_COORDINATOR_ADDRESS" in os.environ):
+        return
+    names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    jax.distributed.initialize(**{key: int(os.environ[name]) for key, name in names.items() if name in os.environ})
+
+
+def make_mesh(model: int = 1, devices=None):
+    """A mesh of all devices (or of `devices`), axes ('data', 'model'); `model` devices share one copy of the kernels.
+
+    Raises:
+      ValueError: the number of devices is no multiple of `model`.
+    """
+    devices = jax.devices() if devices is None else devices
+    if model < 1 or len(devices) % model:
+        raise ValueError(f"mesh.model is {model}, which does not divide the number of devices, {len(devices)}")
+    shape = (len(devices) // model, model)
+    return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def jit(fn, **kwargs):
+    """`jax.jit` with the compiler options a network wants on this backend."""
+    return jax.jit(fn, compiler_options=layers.compiler_options(), **kwargs)
+
+
+def replicated(mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def split(mesh) -> NamedSharding:
+    """The first axis, that of a batch, over the devices of the data axis."""
+    return NamedSharding(mesh, P("data"))
+
+
+def shard_batch(mesh, batch):
+    """This process's part of a batch (a tree of [b / processes, ...]) -> global arrays [b, ...] over the data axis."""
+    sharding = split(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def param_shardings(mesh, params, rules=RULES):
+    """Where every parameter lies: the tree of `params` (arrays or their shapes) with shardings as leaves.
+
+    Raises:
+      ValueError: no rule covers a parameter, or its rule splits an axis that does not divide. Names the parameter.
+    """
+
+    def place(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = next((spec for pattern, spec in rules if re.search(pattern, name)), None)
+        if spec is None:
+            raise ValueError(f"no sharding rule covers parameter {name} {leaf.shape}; add one to se_jax.parallel.RULES")
+        sharding = NamedSharding(mesh, spec)
+        try:
+            sharding.shard_shape(leaf.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"parameter {name} {leaf.shape} cannot be split as {spec} over mesh {dict(mesh.shape)}; "
+                "choose another mesh.model"
+            ) from error
+        return sharding
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def state_shardings(mesh, state, tx: optax.GradientTransformation, rules=RULES):
+    """Where a TrainState lies: parameters, their average and the optimiser's slots by the rules, the rest everywhere."""
+    everywhere = replicated(mesh)
+    params = param_shardings(mesh, state.params, rules)
+    slots = optax.tree_utils.tree_map_params(
+        tx, lambda _, sharding: sharding, state.opt_state, params, transform_non_params=lambda _: everywhere
+    )
+    return jax.tree.map(lambda _: everywhere, state)._replace(
+        params=params, opt_state=slots, ema=params if state.ema else state.ema
+    )

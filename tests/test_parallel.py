@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from se_jax import parallel, state
+
+PARAMS = {
+    "encoder": {"stem": {"kernel": jnp.ones((3, 3, 3, 8))}, "bn": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}},
+    "classifier": {"kernel": jnp.ones((1, 1, 8, 11)), "bias": jnp.zeros(11)},
+}
+
+
+def test_the_mesh_has_all_devices():
+    assert dict(parallel.make_mesh().shape) == {"data": 8, "model": 1}
+    assert dict(parallel.make_mesh(2).shape) == {"data": 4, "model": 2}
+
+
+def test_a_mesh_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="mesh.model is 3, which does not divide the number of devices, 8"):
+        parallel.make_mesh(3)
+
+
+def test_batches_are_split_over_the_data_axis():
+    batch = parallel.shard_batch(parallel.make_mesh(2), {"image": np.arange(16).reshape(8, 2)})
+    assert batch["image"].sharding.spec == P("data")
+    assert batch["image"].addressable_shards[0].data.shape == (2, 2)
+    np.testing.assert_array_equal(batch["image"], np.arange(16).reshape(8, 2))
+
+
+def test_rules_split_kernels_and_nothing_else():
+    shardings = parallel.param_shardings(parallel.make_mesh(2), PARAMS)
+    assert shardings["encoder"]["stem"]["kernel"].spec == P(None, None, None, "model")
+    assert shardings["encoder"]["bn"]["scale"].spec == P()
+    assert shardings["classifier"]["kernel"].spec == P()
+
+
+def test_a_parameter_without_a_rule_is_named():
+    with pytest.raises(ValueError, match=r"no sharding rule covers parameter head/table \(4, 4\)"):
+        parallel.param_shardings(parallel.make_mesh(), {"head": {"table": jnp.ones((4, 4))}})
+
+
+def test_a_kernel_that_does_not_divide_is_named():
+    with pytest.raises(ValueError, match=r"parameter head/kernel .* cannot be split"):
+        parallel.param_shardings(parallel.make_mesh(2), {"head": {"kernel": jnp.ones((1, 1, 4, 5))}})
+
+
+def test_state_is_born_sharded():
+    mesh = parallel.make_mesh(2)
+    tx = optax.sgd(0.1, momentum=0.9)
+
+    def init():
+        return state.create({"params": PARAMS, "batch_stats": {"mean": jnp.zeros(8)}}, tx, keep_ema=True)
+
+    shardings = parallel.state_shardings(mesh, jax.eval_shape(init), tx)
+    born = parallel.jit(init, out_shardings=shardings)()
+    kernels = [x for x in jax.tree.leaves(born) if x.shape == (3, 3, 3, 8)]
+    assert len(kernels) == 3  # the parameter, its momentum and its average
+    assert all(x.addressable_shards[0].data.shape == (3, 3, 3, 4) for x in kernels)
+    assert born.step.sharding.is_fully_replicated
+    assert born.batch_stats["mean"].sharding.is_fully_replicated
+
+
+def test_multihost_start_waits_to_be_asked(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: calls.append(kwargs))
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    parallel.start_multihost()
+    assert not calls
+    parallel.start_multihost(wanted=True)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1234")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    parallel.start_multihost()
+    assert calls == [{}, {"num_processes": 2, "process_id": 1}]
