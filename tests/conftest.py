@@ -40,7 +40,9 @@ def golden():
     def load(name: str) -> GoldenCase:
         path = SHARED / "golden" / f"{name}.npz"
         if not path.exists():
-            pytest.skip(f"golden case {path} is not at hand (outputs of the PyTorch reference, kept outside the project)")
+            pytest.skip(
+                f"golden case {path} is not at hand (outputs of the PyTorch reference, kept outside the project)"
+            )
         return GoldenCase(path)
 
     return load

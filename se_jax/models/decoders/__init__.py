@@ -1,0 +1,9 @@
+"""Decoder heads: a tuple of encoder features, finest first -> logits at the head's own resolution."""
+
+from se_jax.models.decoders.aspp import ASPPHead
+from se_jax.models.decoders.fcn import FCNHead
+from se_jax.models.decoders.psp import PSPHead
+from se_jax.models.decoders.sep_aspp import SepASPPHead
+from se_jax.models.decoders.uper import UPerHead
+
+__all__ = ["ASPPHead", "FCNHead", "PSPHead", "SepASPPHead", "UPerHead"]
