@@ -1,0 +1,5 @@
+"""PyTorch checkpoints -> variables: a table of (pattern, our path, layout) a family, and one function that reads them."""
+
+from se_jax.importers.convert import import_segmentor
+
+__all__ = ["import_segmentor"]

@@ -1,10 +1,10 @@
 """Layers whose numbers are PyTorch's: convolution, normalisation, resize, pooling, dropout, initialisers.
 
-Activations are [batch, height, width, channels]; kernels are [kh, kw, in / groups, out]. Sources: PyTorch's operators as
-mmsegmentation 1.2.2 and mmcv 2.1.0 call them (mmcv ConvModule, DepthwiseSeparableConvModule, mmseg resize).
+Activations are [batch, height, width, channels]; kernels are [kh, kw, in / groups, out]. Sources: PyTorch's operators
+as mmsegmentation 1.2.2 and mmcv 2.1.0 call them (mmcv ConvModule, DepthwiseSeparableConvModule, mmseg resize).
 
-XLA's CPU backend is slow at some of these operations. Each faster form stands here, in its one place, and is chosen while
-tracing (`on_cpu`); TPU and GPU keep XLA's own operators.
+XLA's CPU backend is slow at some of these operations. Each faster form stands here, in its one place, and is chosen
+while tracing (`on_cpu`); TPU and GPU keep XLA's own operators.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from jax import lax
 
 Dtype = Any
 
-# mmcv's Kaiming normal with fan_out: std sqrt(2 / (out * kh * kw)); for a depthwise kernel fan_out counts all outputs too.
+# mmcv's Kaiming normal with fan_out: std sqrt(2 / (out * kh * kw)); also for a depthwise kernel fan_out is all outputs.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 classifier_normal = nn.initializers.normal(0.01)
 
@@ -75,8 +75,8 @@ class Conv(nn.Module):
 
     Attributes:
       padding: zeros on every side; by default `dilation * (kernel_size // 2)`, which keeps the size at stride 1.
-      tap_bias: adds a bias [kh, kw, out] a tap, which counts where the tap falls inside the map (see `tap_bias_map`); it is
-        what folding a scale equalizer leaves behind, and is born zero.
+      tap_bias: adds a bias [kh, kw, out] a tap, which counts where the tap falls inside the map (see `tap_bias_map`);
+        it is what folding a scale equalizer leaves behind, and is born zero.
     """
 
     features: int
@@ -108,8 +108,8 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation as torch's (SyncBN's, when the batch is sharded over devices under jit).
 
-    Training normalises with the batch's biased variance, and moves the running average by 0.1 towards the *unbiased* one.
-    Running statistics are only written where the caller made `batch_stats` mutable. Statistics are float32.
+    Training normalises with the batch's biased variance, and moves the running average by 0.1 towards the *unbiased*
+    one. Running statistics are only written where the caller made `batch_stats` mutable. Statistics are float32.
 
     Raises:
       ValueError: in training with a single value a channel, whose variance means nothing.
@@ -158,6 +158,7 @@ class ConvBlock(nn.Module):
     activation: Callable | None = nn.relu
     tap_bias: bool = False
     dtype: Dtype = jnp.float32
+    scale_init: Callable = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -171,7 +172,7 @@ class ConvBlock(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        x = BatchNorm(dtype=self.dtype, name="bn")(x, train)
+        x = BatchNorm(scale_init=self.scale_init, dtype=self.dtype, name="bn")(x, train)
         return x if self.activation is None else self.activation(x)
 
 
@@ -256,7 +257,10 @@ def _upsample_by_phases(x, axis: int, factor: int):
 
 
 def adaptive_avg_pool(x, size: int):
-    """Adaptive average pooling of [b, h, w, c] to [b, size, size, c], as torch's: cell i covers floor(i h / s) .. ceil((i+1) h / s)."""
+    """Adaptive average pooling of [b, h, w, c] to [b, size, size, c], as torch's.
+
+    Cell i covers rows floor(i h / size) up to, not including, ceil((i + 1) h / size); cells may overlap.
+    """
     if size == 1:
         return jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
 
@@ -283,6 +287,6 @@ def max_pool(x):
 
 
 def avg_pool_ceil(x, window: int):
-    """Average pooling with stride = window; a cell cut off by the border averages what lies inside (torch's ceil_mode)."""
+    """Average pooling with stride = window; a cell cut off by the border averages what is inside (torch's ceil_mode)."""
     padding = tuple((0, -length % window) for length in x.shape[1:3])
     return nn.avg_pool(x, (window, window), (window, window), padding=padding, count_include_pad=False)

@@ -1,0 +1,150 @@
+"""ResNet (https://arxiv.org/abs/1512.03385), V1b, V1c and V1d (https://arxiv.org/abs/1812.01187), dilated as DeepLab's.
+
+Numerically mmsegmentation's ResNet, ResNetV1c and ResNetV1d in "pytorch" style with contract_dilation.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from se_jax.models.layers import ConvBlock, avg_pool_ceil, max_pool
+
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+}  # residual blocks of the four stages
+BOTTLENECK_DEPTHS = (50, 101)
+BOTTLENECK_EXPANSION = 4
+# Below the output stride a stage halves the map, from there on it doubles the dilation instead.
+STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
+DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
+
+
+class ResidualBlock(nn.Module):
+    """One residual block: [b, h, w, c] -> [b, ceil(h / strides), ceil(w / strides), out].
+
+    A basic block (two 3x3, of which only the first is dilated; out = features) or a bottleneck (1x1, 3x3, 1x1;
+    out = 4 features). The last normalisation of the branch starts with weight zero: a new block is its shortcut.
+
+    Attributes:
+      average_shortcut: V1d's shortcut, which averages before its 1x1 convolution instead of dropping pixels.
+    """
+
+    features: int
+    bottleneck: bool
+    strides: int = 1
+    dilation: int = 1
+    average_shortcut: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        last = {"activation": None, "scale_init": nn.initializers.zeros, "dtype": self.dtype}
+        spatial = {"strides": self.strides, "dilation": self.dilation, "dtype": self.dtype}
+        if self.bottleneck:
+            out = self.features * BOTTLENECK_EXPANSION
+            y = ConvBlock(self.features, 1, dtype=self.dtype, name="conv1")(x, train)
+            y = ConvBlock(self.features, 3, **spatial, name="conv2")(y, train)
+            y = ConvBlock(out, 1, **last, name="conv3")(y, train)
+        else:
+            out = self.features
+            y = ConvBlock(self.features, 3, **spatial, name="conv1")(x, train)
+            y = ConvBlock(out, 3, **last, name="conv2")(y, train)
+        if self.strides != 1 or x.shape[-1] != out:
+            strides = self.strides
+            if self.average_shortcut and strides > 1:
+                x, strides = avg_pool_ceil(x, strides), 1
+            shortcut = ConvBlock(out, 1, strides=strides, activation=None, dtype=self.dtype, name="downsample")
+            x = shortcut(x, train)
+        return nn.relu(y + x)
+
+
+class ResNet(nn.Module):
+    """ResNet encoder: image [b, h, w, 3] -> four feature maps [b, h/s, w/s, c], finest first; odd sizes are rounded up.
+
+    Attributes:
+      depth: 18, 34 (basic blocks), 50 or 101 (bottlenecks).
+      variant: 'v1b' (one 7x7 convolution as stem), 'v1c' (three 3x3), 'v1d' (v1c with averaging shortcuts).
+      output_stride: 8, 16 or 32, the stride of the last map. Stages that would exceed it are dilated; the first block
+        of a dilated stage has half the dilation of the others.
+      width: channels of the stem and of the first stage before expansion; 64 is the published network.
+      multi_grid: dilations of the last stage's blocks, which replace (not multiply) the stage's own; None keeps those.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+
+    Raises:
+      ValueError: for a depth, variant, output stride or multi-grid that does not exist.
+    """
+
+    depth: int = 50
+    variant: str = "v1c"
+    output_stride: int = 8
+    width: int = 64
+    multi_grid: tuple[int, ...] | None = None
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("depth", self.depth, tuple(BLOCKS)),
+            ("variant", self.variant, ("v1b", "v1c", "v1d")),
+            ("output_stride", self.output_stride, tuple(STRIDES)),
+        ):
+            if value not in known:
+                raise ValueError(f"ResNet {name} is {value!r}; expected one of {', '.join(map(str, known))}.")
+        if self.width < 1 or (self.width % 2 and self.variant != "v1b"):
+            raise ValueError(
+                f"ResNet width is {self.width}; expected a positive even number (half of it is the stem's)."
+            )
+        if self.multi_grid is not None:
+            self.multi_grid = tuple(self.multi_grid)
+            blocks = BLOCKS[self.depth][3]
+            if len(self.multi_grid) < blocks:
+                raise ValueError(
+                    f"ResNet multi_grid is {self.multi_grid}; expected a dilation for each of the {blocks} blocks "
+                    f"of the last stage of depth {self.depth}."
+                )
+        super().__post_init__()
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of the four maps."""
+        expansion = BOTTLENECK_EXPANSION if self.depth in BOTTLENECK_DEPTHS else 1
+        return tuple(self.width * expansion * 2**stage for stage in range(4))
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = max_pool(self._stem(x, train))
+        block = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
+        maps = []
+        for stage, dilations in enumerate(self._dilations()):
+            for index, dilation in enumerate(dilations):
+                x = block(
+                    self.width * 2**stage,
+                    bottleneck=self.depth in BOTTLENECK_DEPTHS,
+                    strides=STRIDES[self.output_stride][stage] if index == 0 else 1,
+                    dilation=dilation,
+                    average_shortcut=self.variant == "v1d",
+                    dtype=self.dtype,
+                    name=f"layer{stage + 1}_{index}",
+                )(x, train)
+            maps.append(x)
+        return tuple(maps)
+
+    def _stem(self, x, train: bool):
+        if self.variant == "v1b":
+            return ConvBlock(self.width, 7, strides=2, dtype=self.dtype, name="stem_0")(x, train)
+        x = ConvBlock(self.width // 2, 3, strides=2, dtype=self.dtype, name="stem_0")(x, train)
+        x = ConvBlock(self.width // 2, 3, dtype=self.dtype, name="stem_1")(x, train)
+        return ConvBlock(self.width, 3, dtype=self.dtype, name="stem_2")(x, train)
+
+    def _dilations(self) -> list[tuple[int, ...]]:
+        """The dilation of every block, by stage."""
+        stages = []
+        for blocks, dilation in zip(BLOCKS[self.depth], DILATIONS[self.output_stride], strict=True):
+            stages.append((max(dilation // 2, 1), *[dilation] * (blocks - 1)))
+        if self.multi_grid is not None:
+            stages[-1] = self.multi_grid[: len(stages[-1])]
+        return stages
