@@ -58,10 +58,24 @@ def branch_key(index: int, name: str) -> str:
     return f"{index}_{name}"
 
 
-def ordered_branches(site_variables: dict[str, Any]) -> list[tuple[str, Any]]:
-    """(branch name, its variables) in the order in which the site concatenates them; the inverse of `branch_key`."""
-    keys = sorted(site_variables, key=lambda key: int(key.partition("_")[0]))
-    return [(key.partition("_")[2], site_variables[key]) for key in keys]
+def branch_name(key: str) -> str:
+    """The inverse of `branch_key`."""
+    return key.partition("_")[2]
+
+
+def ordered_branches(site: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(branch key, its variables) in the order in which the site fuses them."""
+    return sorted(site.items(), key=lambda item: int(item[0].partition("_")[0]))
+
+
+def sites(collection, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """(path, {branch key: variables}) of every site in a collection 'equalizer' or 'moments'.
+
+    The last part of a path is the site's name.
+    """
+    if all("_" in key and key.partition("_")[0].isdigit() for key in collection):
+        return [(path, collection)]
+    return [found for key, value in collection.items() for found in sites(value, (*path, key))]
 
 
 class Fusion(nn.Module):

@@ -1,0 +1,75 @@
+"""Folding: moves the statistics of explicit scale equalizers into the convolutions behind their sites.
+
+For a fused input [x_1, .., x_L] and a kernel W with one block W_i a branch,
+
+    sum_i W_i * (x_i - mean_i) / std_i  =  sum_i (W_i / std_i) * x_i  -  sum over taps inside the map of (W_i / std_i)
+    mean_i
+
+The first term is the same convolution with scaled weights. The second is constant but for the border: the convolution
+pads the equalized map with zeros, so a tap that falls outside must not count. It becomes the convolution's
+`tap_bias`, one bias a tap, which makes the fold exact at every dilation; a constant bias would be wrong along the
+border.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from se_jax.models.fusion import ordered_branches, sites
+
+# the convolution that first sees the fused map, relative to the module that holds the site
+CONVOLUTIONS = (("block", "conv"), ("block", "depthwise_conv", "conv"))
+
+
+def fold(variables):
+    """Folds every equalizer of `variables` into weights; exact, before training as well as after.
+
+    Args:
+      variables: of an explicit network, {'params', 'equalizer', ...} as nested dicts.
+
+    Returns:
+      New variables, without 'equalizer', for the same network with the equalizer's mode 'folded'
+      (`model.with_equalizer(mode='folded')`). The input is left as it was.
+
+    Raises:
+      ValueError: where there is nothing to fold, or a site has no convolution behind it (a sum).
+    """
+    if not variables.get("equalizer"):
+        raise ValueError("there are no equalizer statistics to fold; calibrate the network with mode 'explicit' first")
+    params = jax.tree.map(lambda leaf: leaf, variables["params"])  # new dicts, same arrays
+    for path, site in sites(variables["equalizer"]):
+        convolution = _convolution_behind(params, path)
+        convolution.update(fold_site(convolution["kernel"], site))
+    return {**{name: value for name, value in variables.items() if name != "equalizer"}, "params": params}
+
+
+def fold_site(kernel, site) -> dict[str, jax.Array]:
+    """Folds one site's statistics into the kernel [kh, kw, in, out] behind it, or the depthwise one [kh, kw, 1, in].
+
+    Returns:
+      {'kernel': like the given one, 'tap_bias': [kh, kw, out]}.
+    """
+    branches = [statistics for _, statistics in ordered_branches(site)]
+    mean, std = (jnp.concatenate([branch[name] for branch in branches]) for name in ("mean", "std"))
+    depthwise = kernel.shape[2] == 1 and kernel.shape[3] == mean.size
+    scaled = kernel / (std if depthwise else std[:, None])
+    if depthwise:
+        return {"kernel": scaled, "tap_bias": -scaled[:, :, 0] * mean}
+    tap_bias = -jnp.einsum("klio,i->klo", scaled, mean, precision=jax.lax.Precision.HIGHEST)
+    return {"kernel": scaled, "tap_bias": tap_bias}
+
+
+def _convolution_behind(params, path: tuple[str, ...]) -> dict:
+    """The parameters of the convolution that takes the output of the site at `path`."""
+    holder = params
+    for name in path[:-1]:
+        holder = holder[name]
+    for convolution in CONVOLUTIONS:
+        found = holder
+        for name in convolution:
+            found = found.get(name, {})
+        if "kernel" in found:
+            return found
+    raise ValueError(
+        f"fusion site '{path[-1]}' ({'/'.join(path)}) cannot be folded: its branches are summed, and no "
+        "convolution takes the sum alone. Use equalizer.mode='explicit', or leave the site out of equalizer.sites"
+    )
