@@ -2,7 +2,7 @@
 
 python -m se_jax.evaluate --workdir=DIR [--checkpoint=best|last] [--config.eval.batch_size=2] [--config.data.dir=DIR]
 
-The inference functions at the top are the reference protocol (mmsegmentation 1.2.2, `whole` mode); predict.py uses them.
+The inference functions at the top are the reference protocol (mmsegmentation 1.2.2, `whole` mode), shared with predict.
 """
 
 import functools
@@ -36,7 +36,7 @@ def input_size(height: int, width: int, scale: tuple[int, int] | None) -> tuple[
 def infer(model, variables, inputs, size: tuple[int, int]):
     """Normalised images [b, h, w, 3] -> float32 logits [b, *size, K].
 
-    Two bilinear resizes, as in the reference: to the network input's size, then to `size`. One alone is another function.
+    Two bilinear resizes, as in the reference: to the network input's size, then to `size`. One alone differs.
     """
     logits = model.apply(variables, inputs)["logits"]
     logits = resize(logits, inputs.shape[1:3], model.align_corners)
@@ -109,8 +109,8 @@ def evaluate(model, variables, source, labels, config, mesh, *, on_error: str = 
     """Confusion matrix and scores of a model over every image of `source`, each exactly once, at the labels' own size.
 
     Batches hold images of one size, and a size is compiled once in a process: as many compilations as the data set has
-    distinct image sizes. Counts are int32 on the device for a batch, int64 on the host for the total: the same matrix on
-    any number of devices.
+    distinct image sizes. Counts are int32 on the device for a batch, int64 on the host for the total: the same matrix
+    on any number of devices.
 
     Args:
       model, variables: a Segmenter and what its `apply` takes, replicated or sharded over `mesh`, or on the host.
@@ -189,7 +189,7 @@ def write_samples(
 ) -> None:
     """Write images, truths and predictions of `count` images, evenly spread over `source`, to an .npz for the report.
 
-    Keys: image_i [h, w, 3], truth_i and prediction_i [h, w] (train ids, 255 = ignored) and palette [K, 3], all uint8; names.
+    Keys: image_i [h, w, 3], truth_i and prediction_i [h, w] (train ids, 255 = ignored), palette [K, 3]; names [K].
     In a run of several processes every process must call it; the first one writes, what it has read itself.
     """
     predict = classifier(model, as_scale(config))

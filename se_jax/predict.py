@@ -63,7 +63,7 @@ class Predictor:
 
 
 def load(workdir, checkpoint: str = "best") -> Predictor:
-    """The network trained in `workdir`, at its "best" or "last" checkpoint (averaged parameters where the run kept them).
+    """The network trained in `workdir`, at its "best" or "last" checkpoint (averaged parameters where there are any).
 
     Raises:
       FileNotFoundError: no such directory, or no finished run or checkpoint in it.

@@ -1,0 +1,109 @@
+"""Line and bar charts as SVG text, for pages that load nothing. Colours are the page's CSS variables --c0, --c1, ..."""
+
+import html
+import math
+
+WIDTH, HEIGHT = 560, 270
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten) that cover `low` to `high` in about `count` steps."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / count))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if span / (m * power) <= count)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
+
+
+def _label(value: float) -> str:
+    if value and abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    return f"{value:g}"
+
+
+def lines(series, *, x_label: str, y_label: str, y_max: float | None = None, marks: bool = False) -> str:
+    """A line chart.
+
+    Args:
+      series: list of (name, color index, xs, ys); values that are not finite are left out.
+      y_max: least upper end of the y axis, which starts at 0.
+      marks: draw a dot with a tooltip at every point.
+    """
+    series = [
+        (name, color, [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)])
+        for name, color, xs, ys in series
+    ]
+    series = [entry for entry in series if entry[2]]
+    if not series:
+        return '<p class="none">nothing recorded</p>'
+    xs = [x for *_, points in series for x, _ in points]
+    ys = [y for *_, points in series for _, y in points]
+    x_ticks, y_ticks = ticks(min(0, *xs), max(xs)), ticks(0, max(*ys, y_max or 0))
+    x_end = max(xs) or 1
+
+    def place(x, y):
+        across = LEFT + (x - x_ticks[0]) / (x_end - x_ticks[0]) * (WIDTH - LEFT - RIGHT)
+        return across, HEIGHT - BOTTOM - y / y_ticks[-1] * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)}">']
+    for tick in y_ticks:
+        _, y = place(0, tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_label(tick)}</text>')
+    for tick in (t for t in x_ticks if t <= x_end):
+        x, y = place(tick, 0)
+        parts.append(f'<text x="{x:.1f}" y="{y + 17:.1f}" text-anchor="middle">{_label(tick)}</text>')
+    middle = (HEIGHT - BOTTOM + TOP) / 2
+    parts.append(f'<text class="axis" x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{x_label}</text>')
+    parts.append(
+        f'<text class="axis" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{y_label}</text>'
+    )
+    for name, color, points in series:
+        placed = [place(x, y) for x, y in points]
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
+        parts.append(f'<path class="line" style="stroke:var(--c{color})" d="{path}"/>')
+        for (x, y), (px, py) in zip(points, placed, strict=True) if marks else ():
+            tip = html.escape(f"{name}: {y:.4g} at step {x}")
+            dot = f'<circle style="fill:var(--c{color})" cx="{px:.1f}" cy="{py:.1f}" r="3.2">'
+            parts.append(f"{dot}<title>{tip}</title></circle>")
+    return "".join(parts) + "</svg>"
+
+
+def bars(groups, *, x_label: str, format_value="{:.3g}".format) -> str:
+    """Horizontal bars in groups on a logarithmic axis, for positive values that differ by factors.
+
+    Args:
+      groups: list of (group name, list of (bar name, value)).
+    """
+    values = [value for _, entries in groups for _, value in entries]
+    low = math.floor(math.log10(min(values)) - 0.15)
+    high = math.ceil(math.log10(max(values)) + 0.05)
+    left, right, row, head = 150, 74, 22, 30
+    height = sum(head + row * len(entries) for _, entries in groups) + 44
+
+    def place(value):
+        return left + (math.log10(value) - low) / (high - low) * (WIDTH - left - right)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(x_label)}">']
+    for power in range(low, high + 1):
+        x = place(10.0**power)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{height - 38}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 22}" text-anchor="middle">{10.0**power:g}</text>')
+    parts.append(
+        f'<text class="axis" x="{(WIDTH + left - right) / 2}" y="{height - 4}" text-anchor="middle">{x_label}</text>'
+    )
+    y = 0
+    for color, (group, entries) in enumerate(groups):
+        parts.append(f'<text class="group" x="4" y="{y + 22}">{html.escape(group)}</text>')
+        y += head
+        for name, value in entries:
+            end = place(value)
+            parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{html.escape(name)}</text>')
+            parts.append(
+                f'<rect style="fill:var(--c{2 + color % 4})" x="{left}" y="{y + 3}" rx="2" height="{row - 7}" '
+                f'width="{end - left:.1f}"/>'
+            )
+            parts.append(f'<text class="value" x="{end + 6:.1f}" y="{y + 14}">{format_value(value)}</text>')
+            y += row
+    return "".join(parts) + "</svg>"
