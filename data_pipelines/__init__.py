@@ -1,0 +1,139 @@
+"""Data sets and their input pipeline: sources, label tables, augmentation and batches (tf.data, no accelerator).
+
+data = data_pipelines.build(config.data)          # Data(train, val, labels)
+batches = data_pipelines.train_batches(data, config.data, seed=0, start_step=0)
+"""
+
+import dataclasses
+
+import ml_collections
+import tensorflow as tf
+from ml_collections import config_dict
+
+# The accelerators belong to JAX: TensorFlow would take their memory, and on a TPU the whole chip.
+tf.config.set_visible_devices([], "GPU")
+tf.config.set_visible_devices([], "TPU")
+
+from data_pipelines import shapes  # noqa: E402
+from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec  # noqa: E402
+from data_pipelines.pipeline import calibration_batches, eval_batches, train_batches  # noqa: E402
+from data_pipelines.sources import FolderSource, Source, check_labels, read_classes, read_example  # noqa: E402
+
+__all__ = [
+    "IGNORE",
+    "Data",
+    "DataError",
+    "FolderSource",
+    "LabelError",
+    "LabelSpec",
+    "Source",
+    "build",
+    "calibration_batches",
+    "check_labels",
+    "default_config",
+    "eval_batches",
+    "read_example",
+    "train_batches",
+]
+
+NAMES = ("shapes", "folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set: its two splits and what their labels mean."""
+
+    train: Source
+    val: Source
+    labels: LabelSpec
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Every key of config.data with its default value."""
+    return ml_collections.ConfigDict(
+        {
+            "name": "shapes",  # one of NAMES
+            "batch_size": 16,  # of all devices and processes together
+            "on_error": "stop",  # at an unreadable file: 'stop', or 'skip' (counted; another image takes its place)
+            "cache": False,  # keep decoded training images in memory: 4 bytes a pixel; for sets of up to a few GB
+            # Augmentation, in this order.
+            "scale": config_dict.placeholder(
+                tuple
+            ),  # (width, height) to fit images to, times the ratio; None: their own
+            "ratio_range": (0.5, 2.0),
+            "crop": (96, 128),  # (height, width)
+            "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it; 1 takes any crop
+            "flip": 0.5,  # probability
+            "photometric": True,  # random brightness, contrast, saturation and hue
+            # 'folder' only.
+            "dir": "",
+            "train_split": "train",
+            "val_split": "val",
+            "image_dir": "images",
+            "label_dir": "annotations",
+            # 'shapes' only.
+            "image_size": (96, 128),  # (height, width)
+            "num_train": 2000,
+            "num_val": 200,
+        }
+    )
+
+
+def build(config) -> Data:
+    """Opens the data set that config.data describes and checks its annotations over a sample.
+
+    Raises DataError, naming option or file, if an option is out of range, a directory or file is missing, images and
+    annotations do not pair, or an annotation holds an id outside the label table.
+    """
+    check_config(config)
+    if config.name == "shapes":
+        train, val = (
+            shapes.ShapesSource(split, count, config.image_size)
+            for split, count in (("train", config.num_train), ("val", config.num_val))
+        )
+        return Data(train, val, shapes.label_spec())
+    if not config.dir:
+        raise DataError("data.dir is empty: set it to the directory that holds images/, annotations/ and classes.json")
+    if not tf.io.gfile.isdir(config.dir):
+        raise DataError(
+            f"data.dir={config.dir!r} is not a directory; expected one with images/, annotations/ and classes.json"
+        )
+    labels = read_classes(config.dir)
+    train, val = (
+        FolderSource(config.dir, split, config.image_dir, config.label_dir)
+        for split in (config.train_split, config.val_split)
+    )
+    for source in (train, val):
+        check_labels(source, labels, config.on_error)
+    return Data(train, val, labels)
+
+
+def check_config(config) -> None:
+    """Raises DataError naming the option if a value of config.data is out of range."""
+
+    def require(option: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise DataError(f"data.{option}={config[option]!r}: expected {expected}")
+
+    def is_pair(value, kind) -> bool:
+        return (
+            isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, kind) and v > 0 for v in value)
+        )
+
+    require("name", config.name in NAMES, f"one of {', '.join(NAMES)}")
+    require("batch_size", isinstance(config.batch_size, int) and config.batch_size > 0, "a positive whole number")
+    require("on_error", config.on_error in ("stop", "skip"), "'stop' or 'skip'")
+    require(
+        "scale",
+        config.scale is None or is_pair(config.scale, int),
+        "None or two positive whole numbers (width, height)",
+    )
+    require("ratio_range", is_pair(config.ratio_range, (int, float)), "two positive numbers (low, high)")
+    require("ratio_range", config.ratio_range[0] <= config.ratio_range[1], "low <= high")
+    require("crop", is_pair(config.crop, int), "two positive whole numbers (height, width)")
+    require("cat_max_ratio", 0 < config.cat_max_ratio <= 1, "a share in (0, 1]")
+    require("flip", 0 <= config.flip <= 1, "a probability in [0, 1]")
+    if config.name == "shapes":
+        require("image_size", is_pair(config.image_size, int), "two positive whole numbers (height, width)")
+        require("num_train", config.num_train > 0, "a positive whole number")
+        require("num_val", config.num_val > 0, "a positive whole number")

@@ -1,0 +1,206 @@
+"""Random augmentation of one picture as stateless tf ops: the result depends on the picture and the seed alone.
+
+The reference is mmsegmentation 1.2.2 (RandomResize, RandomCrop, RandomFlip, PhotoMetricDistortion), whose images pass
+through OpenCV as uint8. Every step here gives and takes uint8 like it; what differs is said at each function.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.labels import IGNORE
+
+REDRAWS = 10  # of a crop that one class dominates; the last one is taken whatever it holds
+_RANDOM_NUMBERS = 1 + 2 * (REDRAWS + 1) + 1 + 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """The parameters of `augment`; see data_pipelines.default_config for their meaning."""
+
+    crop: tuple[int, int]
+    scale: tuple[int, int] | None = None
+    ratio_range: tuple[float, float] = (0.5, 2.0)
+    cat_max_ratio: float = 0.75
+    flip: float = 0.5
+    photometric: bool = True
+
+
+def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> dict[str, tf.Tensor]:
+    """Random scale, crop, flip and photometric distortion, then padding at the bottom and right to the crop size.
+
+    Args:
+      image: uint8 [h, w, 3]; label: uint8 [h, w] of train ids; seed: int [2].
+
+    Returns:
+      'image' uint8 [H, W, 3] (padding 0), 'label' uint8 [H, W] (padding 255), 'size' int32 [2]: (h, w) of the content.
+    """
+    draws = tf.random.stateless_uniform([_RANDOM_NUMBERS], seed, alg="philox")
+    ratio, offsets, mirror, colour = tf.split(draws, [1, 2 * (REDRAWS + 1), 1, 9])
+    size = random_size(tf.shape(label), ratio[0], options)
+    image, label = random_crop(image, label, size, tf.reshape(offsets, [REDRAWS + 1, 2]), options)
+    if options.flip > 0:
+        flip = mirror[0] < options.flip
+        image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+        label = tf.cond(flip, lambda: tf.reverse(label, [1]), lambda: label)
+    if options.photometric:
+        image = photometric_distortion(image, colour)
+    content = tf.shape(label)
+    bottom, right = options.crop[0] - content[0], options.crop[1] - content[1]
+    return {
+        "image": tf.ensure_shape(tf.pad(image, [[0, bottom], [0, right], [0, 0]]), (*options.crop, 3)),
+        "label": tf.ensure_shape(tf.pad(label, [[0, bottom], [0, right]], constant_values=IGNORE), options.crop),
+        "size": content,
+    }
+
+
+def random_size(size: tf.Tensor, draw: tf.Tensor, options: Augmentation) -> tf.Tensor:
+    """int32 (h, w) after the random scale: the base (w, h) times a ratio, truncated, then filled keeping the shape."""
+    low, high = options.ratio_range
+    ratio = low + (high - low) * tf.cast(draw, tf.float64)
+    base = tf.cast(size[::-1] if options.scale is None else tf.constant(options.scale), tf.float64)
+    return rescaled_size(size, tf.cast(base * ratio, tf.int32))
+
+
+def rescaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """int32 (h, w): `size` (h, w) enlarged to the most that fits the two bounds `scale`, in whichever orientation."""
+    size, scale = tf.cast(size, tf.float64), tf.cast(scale, tf.float64)
+    factor = tf.minimum(
+        tf.reduce_max(scale) / tf.reduce_max(size),
+        tf.reduce_min(scale) / tf.reduce_min(size),
+    )
+    return tf.maximum(tf.cast(size * factor + 0.5, tf.int32), 1)
+
+
+def random_crop(image, label, size, draws, options: Augmentation) -> tuple[tf.Tensor, tf.Tensor]:
+    """The crop of the picture scaled to `size`; smaller pictures give smaller crops.
+
+    Draws again while the crop holds fewer than two classes or one class covers `cat_max_ratio` or more of its
+    non-ignored pixels, REDRAWS times at most; the last redraw is not looked at. Only the part of the picture that the
+    crop shows is scaled, which is several times cheaper. draws: float32 [REDRAWS + 1, 2] in [0, 1).
+    """
+    extent = tf.minimum(size, options.crop)
+    corners = tf.cast(tf.cast(size - extent + 1, tf.float32) * draws, tf.int32)
+    corners = tf.minimum(corners, size - extent)  # a draw of 1 - 2^-24 may round up
+
+    def cropped(k):
+        return resize_window_nearest(label, size, corners[k], extent)
+
+    if options.cat_max_ratio < 1:
+        _, corner, label = tf.while_loop(
+            lambda k, corner, label: (k < REDRAWS) & ~is_varied(label, options.cat_max_ratio),
+            lambda k, corner, label: (k + 1, corners[k + 1], cropped(k + 1)),
+            (0, corners[0], cropped(0)),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([2]), tf.TensorShape([None, None])),
+        )
+    else:
+        corner, label = corners[0], cropped(0)
+    return resize_window_bilinear(image, size, corner, extent), label
+
+
+def is_varied(label: tf.Tensor, cat_max_ratio: float) -> tf.Tensor:
+    """Whether a crop holds at least two classes, none of them on `cat_max_ratio` or more of the non-ignored pixels."""
+    counts = tf.math.bincount(tf.cast(label, tf.int32), minlength=256, maxlength=256)[:IGNORE]
+    largest, total = tf.reduce_max(counts), tf.reduce_sum(counts)
+    # The quotient in float64 as in the reference, where exactly 0.75 is refused; empty crops stop at the first test.
+    share = tf.cast(largest, tf.float64) / tf.cast(tf.maximum(total, 1), tf.float64)
+    return (tf.math.count_nonzero(counts) > 1) & (share < cat_max_ratio)
+
+
+def resize_window_bilinear(image: tf.Tensor, size: tf.Tensor, corner: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    """uint8 [extent, 3]: the window at `corner` of `image` bilinearly scaled to `size` (half-pixel, no antialias).
+
+    Differs from OpenCV, which rounds its weights to 11 bits, by at most one level.
+    """
+    shape = tf.cast(tf.shape(image)[:2], tf.float64)
+    scale = tf.cast(size, tf.float64) / shape
+    first = (tf.cast(corner, tf.float64) + 0.5) / scale - 0.5
+    last = (tf.cast(corner + extent, tf.float64) - 0.5) / scale - 0.5
+    low = tf.maximum(tf.math.floor(first), 0)  # the neighbours that interpolation reads, so the window changes no pixel
+    high = tf.minimum(tf.math.floor(last) + 2, shape)
+    rows, columns = tf.unstack(tf.cast(low, tf.int32)), tf.unstack(tf.cast(high, tf.int32))
+    window = image[rows[0] : columns[0], rows[1] : columns[1]]
+    result = tf.raw_ops.ScaleAndTranslate(
+        images=window[None],
+        size=extent,
+        scale=tf.cast(scale, tf.float32),
+        translation=tf.cast(low * scale - tf.cast(corner, tf.float64), tf.float32),
+        kernel_type="triangle",
+        antialias=False,
+    )[0]
+    return tf.cast(tf.clip_by_value(result + 0.5, 0, 255), tf.uint8)
+
+
+def resize_window_nearest(label: tf.Tensor, size: tf.Tensor, corner: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    """uint8 [extent]: the window at `corner` of `label` scaled to `size` by OpenCV's nearest: floor(x * in / out)."""
+    shape = tf.shape(label)
+    step = 1 / (tf.cast(size, tf.float64) / tf.cast(shape, tf.float64))
+
+    def sources(axis):
+        places = tf.cast(corner[axis] + tf.range(extent[axis]), tf.float64)
+        return tf.minimum(tf.cast(places * step[axis], tf.int32), shape[axis] - 1)
+
+    return tf.gather(tf.gather(label, sources(0)), sources(1), axis=1)
+
+
+def photometric_distortion(image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Brightness, contrast, saturation and hue, each with probability one half; draws: float32 [9] in [0, 1).
+
+    Contrast comes before saturation or after hue, by the toss of a coin. Each step clips and truncates to uint8.
+    """
+    order, brightness, contrast, saturation, hue = tf.unstack(draws[:5] < 0.5)
+    delta = -32 + 64 * draws[5]
+    gain = 0.5 + draws[6]
+    vividness = 0.5 + draws[7]
+    turn = tf.cast(tf.floor(36 * draws[8]), tf.int32) - 18
+    image = tf.cond(brightness, lambda: linear(image, 1.0, delta), lambda: image)
+    image = tf.cond(contrast & order, lambda: linear(image, gain, 0.0), lambda: image)
+    image = tf.cond(saturation, lambda: change_saturation(image, vividness), lambda: image)
+    image = tf.cond(hue, lambda: change_hue(image, turn), lambda: image)
+    return tf.cond(contrast & ~order, lambda: linear(image, gain, 0.0), lambda: image)
+
+
+def linear(image: tf.Tensor, gain, offset) -> tf.Tensor:
+    """image * gain + offset, clipped to 0..255 and truncated to uint8."""
+    return tf.cast(tf.clip_by_value(tf.cast(image, tf.float32) * gain + offset, 0, 255), tf.uint8)
+
+
+def change_saturation(image: tf.Tensor, gain) -> tf.Tensor:
+    """Multiplies the saturation of a uint8 RGB image."""
+    h, s, v = rgb_to_hsv(image)
+    return hsv_to_rgb(h, tf.cast(linear(s, gain, 0.0), tf.int32), v)
+
+
+def change_hue(image: tf.Tensor, turn) -> tf.Tensor:
+    """Turns the hue of a uint8 RGB image by `turn` steps of two degrees."""
+    h, s, v = rgb_to_hsv(image)
+    return hsv_to_rgb(tf.math.floormod(h + turn, 180), s, v)
+
+
+def _divisors(numerator: float) -> np.ndarray:
+    return np.array([0] + [round(numerator * 4096 / k) for k in range(1, 256)], np.int32)
+
+
+_SATURATION, _HUE = _divisors(255), _divisors(180 / 6)
+
+
+def rgb_to_hsv(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """uint8 [h, w, 3] -> int32 hue 0..179, saturation and value 0..255: OpenCV's 12-bit fixed point, equal to it."""
+    image = tf.cast(image, tf.int32)
+    r, g, b = tf.unstack(image, axis=-1)
+    v = tf.reduce_max(image, -1)
+    chroma = v - tf.reduce_min(image, -1)
+    s = tf.bitwise.right_shift(chroma * tf.gather(_SATURATION, v) + 2048, 12)
+    h = tf.where(v == r, g - b, tf.where(v == g, b - r + 2 * chroma, r - g + 4 * chroma))
+    h = tf.bitwise.right_shift(h * tf.gather(_HUE, chroma) + 2048, 12)
+    return tf.where(h < 0, h + 180, h), s, v
+
+
+def hsv_to_rgb(h: tf.Tensor, s: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+    """int32 hue 0..179, saturation and value 0..255 -> uint8 [h, w, 3]; differs from OpenCV by at most one level."""
+    h, s, v = (tf.cast(x, tf.float32) for x in (h, s / 255, v))
+    # Channel n falls from v by v * s * clip(min(k, 4 - k), 0, 1) with k = (n + h / 60 degrees) mod 6.
+    k = tf.math.floormod(h[..., None] / 30 + tf.constant([5.0, 3.0, 1.0]), 6.0)
+    fall = tf.clip_by_value(tf.minimum(k, 4 - k), 0, 1)
+    return tf.cast(tf.round(v[..., None] * (1 - s[..., None] * fall)), tf.uint8)
