@@ -51,18 +51,3 @@ def scores(confusion) -> dict:
 def _mean(values) -> float:
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else math.nan
-
-
-def table(scored: dict, names) -> str:
-    """The scores by class and their means, in percent, as text; `names` are the K class names."""
-    width = max(len("class"), *(len(name) for name in names))
-    line = f"{{:<{width}}}  {{:>6}}  {{:>6}}".format
-    rows = [line("class", "IoU", "Acc")]
-    rows += [line(n, _percent(i), _percent(a)) for n, i, a in zip(names, scored["iou"], scored["acc"], strict=True)]
-    rows += [line("mean", _percent(scored["miou"]), _percent(scored["macc"]))]
-    rows += [f"all pixels: {_percent(scored['aacc'])} right"]
-    return "\n".join(rows)
-
-
-def _percent(value) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"

@@ -18,7 +18,7 @@ P = PartitionSpec
 # The first rule whose pattern is found in a parameter's path says how it is split. They must cover every parameter.
 RULES = (
     (r"(^|/)(scale|bias|tap_bias)$", P()),
-    (r"(^|/)classifier/kernel$", P()),  # the number of classes seldom divides
+    (r"(^|/)conv_seg/kernel$", P()),  # the number of classes seldom divides
     (r"(^|/)kernel$", P(None, None, None, "model")),
 )
 
@@ -34,12 +34,15 @@ def start_multihost(wanted: bool = False) -> None:
     jax.distributed.initialize(**{key: int(os.environ[name]) for key, name in names.items() if name in os.environ})
 
 
-def make_mesh(model: int = 1, devices=None):
-    """A mesh of all devices (or of `devices`), axes ('data', 'model'); `model` devices share one copy of the kernels.
+def make_mesh(config=None, *, devices=None):
+    """A mesh of all devices (or of `devices`) with axes ('data', 'model').
+
+    `config.mesh.model` (1 where there is none) devices share one copy of the kernels.
 
     Raises:
-      ValueError: the number of devices is no multiple of `model`.
+      ValueError: the number of devices is no multiple of that.
     """
+    model = 1 if config is None else config.mesh.model
     devices = jax.devices() if devices is None else devices
     if model < 1 or len(devices) % model:
         raise ValueError(f"mesh.model is {model}, which does not divide the number of devices, {len(devices)}")
@@ -94,7 +97,7 @@ def param_shardings(mesh, params, rules=RULES):
 
 
 def state_shardings(mesh, state, tx: optax.GradientTransformation, rules=RULES):
-    """Where a TrainState lies: parameters, their average and the optimiser's slots by the rules, the rest everywhere."""
+    """Where a TrainState lies: parameters, their average and the optimiser's slots by the rules, the rest whole."""
     everywhere = replicated(mesh)
     params = param_shardings(mesh, state.params, rules)
     slots = optax.tree_utils.tree_map_params(

@@ -4,37 +4,42 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from se_jax import parallel, state
 
 PARAMS = {
     "encoder": {"stem": {"kernel": jnp.ones((3, 3, 3, 8))}, "bn": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}},
-    "classifier": {"kernel": jnp.ones((1, 1, 8, 11)), "bias": jnp.zeros(11)},
+    "conv_seg": {"kernel": jnp.ones((1, 1, 8, 11)), "bias": jnp.zeros(11)},
 }
+
+
+def config(model):
+    return ConfigDict({"mesh": {"model": model}})
 
 
 def test_the_mesh_has_all_devices():
     assert dict(parallel.make_mesh().shape) == {"data": 8, "model": 1}
-    assert dict(parallel.make_mesh(2).shape) == {"data": 4, "model": 2}
+    assert dict(parallel.make_mesh(config(2)).shape) == {"data": 4, "model": 2}
 
 
 def test_a_mesh_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="mesh.model is 3, which does not divide the number of devices, 8"):
-        parallel.make_mesh(3)
+        parallel.make_mesh(config(3))
 
 
 def test_batches_are_split_over_the_data_axis():
-    batch = parallel.shard_batch(parallel.make_mesh(2), {"image": np.arange(16).reshape(8, 2)})
+    batch = parallel.shard_batch(parallel.make_mesh(config(2)), {"image": np.arange(16).reshape(8, 2)})
     assert batch["image"].sharding.spec == P("data")
     assert batch["image"].addressable_shards[0].data.shape == (2, 2)
     np.testing.assert_array_equal(batch["image"], np.arange(16).reshape(8, 2))
 
 
 def test_rules_split_kernels_and_nothing_else():
-    shardings = parallel.param_shardings(parallel.make_mesh(2), PARAMS)
+    shardings = parallel.param_shardings(parallel.make_mesh(config(2)), PARAMS)
     assert shardings["encoder"]["stem"]["kernel"].spec == P(None, None, None, "model")
     assert shardings["encoder"]["bn"]["scale"].spec == P()
-    assert shardings["classifier"]["kernel"].spec == P()
+    assert shardings["conv_seg"]["kernel"].spec == P()
 
 
 def test_a_parameter_without_a_rule_is_named():
@@ -44,11 +49,11 @@ def test_a_parameter_without_a_rule_is_named():
 
 def test_a_kernel_that_does_not_divide_is_named():
     with pytest.raises(ValueError, match=r"parameter head/kernel .* cannot be split"):
-        parallel.param_shardings(parallel.make_mesh(2), {"head": {"kernel": jnp.ones((1, 1, 4, 5))}})
+        parallel.param_shardings(parallel.make_mesh(config(2)), {"head": {"kernel": jnp.ones((1, 1, 4, 5))}})
 
 
 def test_state_is_born_sharded():
-    mesh = parallel.make_mesh(2)
+    mesh = parallel.make_mesh(config(2))
     tx = optax.sgd(0.1, momentum=0.9)
 
     def init():

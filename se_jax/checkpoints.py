@@ -1,0 +1,232 @@
+"""What a run keeps on disk, to go on and to be used: its config and its checkpoints. The only orbax import.
+
+workdir/config.json and workdir/checkpoints/<step>/{variables,progress}: `variables` is what inference needs.
+"""
+
+import json
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as policies
+
+from se_jax import parallel
+from se_jax.state import TrainState
+
+FOLDER = "checkpoints"
+VARIABLES = ("params", "batch_stats", "equalizer", "ema")
+PROGRESS = ("step", "opt_state")
+# A run may go on with other values of these: they change where it reads and what it reports, not what it computes.
+MAY_DIFFER = ("data.dir", "data.cache", "log", "checkpoint", "eval.batch_size", "mesh", "multihost")
+
+
+class ConfigMismatch(ValueError):
+    """The workdir holds a run of another config."""
+
+
+# ---- The config of a run ----
+
+
+def settle_config(workdir, config) -> None:
+    """Writes `workdir/config.json`, after making sure that a run begun there had the same config.
+
+    Raises:
+      ConfigMismatch: it had another one, up to `MAY_DIFFER`; shows the difference.
+      OSError: the workdir cannot be written.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    ours = json.loads(config.to_json())
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        differing = [line for key, line in _differences(theirs, ours) if not _is_under(key, MAY_DIFFER)]
+        if differing:
+            raise ConfigMismatch(
+                f"{workdir} holds a run of another config; give another --workdir, or the config of that run.\n"
+                "Option: in the workdir -> now\n  " + "\n  ".join(differing)
+            )
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(ours, indent=2) + "\n")
+
+
+def load_config(workdir) -> ConfigDict:
+    """The config of the run in `workdir`; sequences come back as tuples.
+
+    Raises:
+      FileNotFoundError: there is no run.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; {workdir} is no workdir of a run")
+    return ConfigDict(json.loads(path.read_text(), object_hook=_with_tuples))
+
+
+def _with_tuples(mapping: dict) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+
+
+def _differences(theirs, ours, path="") -> list[tuple[str, str]]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        keys = [*theirs, *(key for key in ours if key not in theirs)]
+        missing = "(not set)"
+        pairs = [(f"{path}.{key}".lstrip("."), theirs.get(key, missing), ours.get(key, missing)) for key in keys]
+        return [difference for key, their, our in pairs for difference in _differences(their, our, key)]
+    return [] if theirs == ours else [(path, f"{path}: {theirs!r} -> {ours!r}")]
+
+
+def _is_under(key: str, prefixes) -> bool:
+    return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
+
+
+# ---- Checkpoints ----
+
+
+class Checkpoints:
+    """The checkpoints of a run: the last `keep`, and the best by validation mIoU. Writing goes on in the background.
+
+    `wait` and `close` raise what went wrong while writing.
+    """
+
+    def __init__(self, workdir, keep: int = 2):
+        self.folder = pathlib.Path(workdir).absolute() / FOLDER
+        self.manager = _manager(
+            self.folder,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep),
+                    policies.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False),
+                ]
+            ),
+        )
+
+    @property
+    def last(self) -> int | None:
+        """Step of the last complete checkpoint; None where there is none."""
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: TrainState, miou: float | None = None) -> None:
+        """Starts saving the state after `step` steps; returns once the state may be donated."""
+        tree = state._asdict()
+        items = {name: {key: tree[key] for key in keys} for name, keys in _ITEMS.items()}
+        self.manager.save(
+            step,
+            args=ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()}),
+            metrics=None if miou is None else {"miou": miou},
+            force=True,
+        )
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The last checkpoint, laid out as `state`, which holds jax.ShapeDtypeStructs with shardings.
+
+        Raises:
+          ValueError: the checkpoint is of another network; names what differs.
+        """
+        tree = state._asdict()
+        items = {name: {key: tree[key] for key in keys} for name, keys in _ITEMS.items()}
+        where = self.folder / str(self.last)
+        _check_same_network(where, self.manager.item_metadata(self.last)["variables"], items["variables"])
+        args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        restored = self.manager.restore(self.last, args=ocp.args.Composite(**args))
+        return TrainState(**restored["variables"], **restored["progress"])
+
+    def wait(self) -> None:
+        """Waits until every checkpoint is written."""
+        self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder."""
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
+    """The config and the trained variables of the run in `workdir`.
+
+    Args:
+      which: 'best' by validation mIoU (the last one where none was evaluated yet), or 'last'.
+
+    Returns:
+      (config, variables as numpy arrays: {'params' (their average where kept), 'batch_stats'[, 'equalizer']}).
+
+    Raises:
+      FileNotFoundError: no run or no checkpoint there. ValueError: another `which`.
+    """
+    if which not in ("best", "last"):
+        raise ValueError(f"checkpoint {which!r} is not known; expected 'best' or 'last'")
+    config = load_config(workdir)
+    tree = _read_variables(pathlib.Path(workdir), which)
+    ema = tree.pop("ema", None)
+    return config, {name: part for name, part in (tree | ({"params": ema} if ema else {})).items() if part}
+
+
+def init_from(path, variables: dict) -> dict:
+    """`variables` with the parameters (averaged, where kept) and running statistics of a trained network.
+
+    Args:
+      path: a workdir, whose best checkpoint is taken, or the directory of one checkpoint, workdir/checkpoints/<step>.
+
+    Raises:
+      FileNotFoundError: no checkpoint there. ValueError: it is of another network; names what differs.
+    """
+    path = pathlib.Path(path)
+    if path.parent.name == FOLDER and path.name.isdigit():
+        tree = _read_variables(path.parent.parent, int(path.name))
+    else:
+        tree = _read_variables(path, "best")
+    loaded = {"params": tree["ema"] or tree["params"], "batch_stats": tree["batch_stats"]}
+    wanted = {name: variables[name] for name in loaded}
+    _check_same_network(path, loaded, wanted)
+    return variables | jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), wanted, loaded)
+
+
+def _read_variables(workdir: pathlib.Path, which) -> dict:
+    """The item `variables` of a checkpoint as numpy arrays, read whole by every process."""
+    folder = workdir.absolute() / FOLDER
+    steps = _manager(folder, read_only=True) if folder.is_dir() else None
+    found = steps.all_steps() if steps else []
+    if not found or (isinstance(which, int) and which not in found):
+        wanted = f"checkpoint of step {which}" if isinstance(which, int) else "checkpoint"
+        raise FileNotFoundError(f"{folder} holds no {wanted}" + (f"; it has {sorted(found)}" if found else ""))
+    best = steps.best_step() if which == "best" else None
+    step = which if isinstance(which, int) else max(found) if best is None else best
+    everywhere = parallel.replicated(parallel.make_mesh())
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        dict(steps.item_metadata(step)["variables"]),
+    )
+    restored = steps.restore(step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target)))
+    steps.close()
+    return jax.device_get(dict(restored["variables"]))
+
+
+_ITEMS = {"variables": VARIABLES, "progress": PROGRESS}
+
+
+def _miou(metrics) -> float:
+    return metrics["miou"]
+
+
+def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        folder,
+        item_handlers={name: ocp.StandardCheckpointHandler() for name in _ITEMS},
+        options=ocp.CheckpointManagerOptions(best_fn=_miou, best_mode="max", **options),
+    )
+
+
+def _check_same_network(where, found, wanted) -> None:
+    """Raises ValueError where the arrays of two trees differ by path or shape."""
+
+    def shapes(tree) -> dict:
+        leaves = jax.tree_util.tree_leaves_with_path(dict(tree))
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+    theirs, ours = shapes(found), shapes(wanted)
+    paths = [path for path in theirs | ours if theirs.get(path) != ours.get(path)]
+    if paths:
+        shown = [f"{path}: {theirs.get(path, 'absent')} -> {ours.get(path, 'absent')}" for path in paths[:10]]
+        more = f"\n  and {len(paths) - 10} more" if len(paths) > 10 else ""
+        raise ValueError(
+            f"checkpoint {where} is of another network than config.model describes; {len(paths)} arrays differ.\n"
+            "Array: in the checkpoint -> in the network\n  " + "\n  ".join(shown) + more
+        )

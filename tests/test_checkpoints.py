@@ -1,0 +1,161 @@
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from se_jax import checkpoints, parallel, state
+
+TX = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(lambda step: 0.1, momentum=0.9))
+
+
+def variables(scale=1.0, width=8):
+    return {
+        "params": {"conv": {"kernel": scale * jnp.ones((3, 3, 3, width))}, "bn": {"scale": scale * jnp.ones(width)}},
+        "batch_stats": {"bn": {"mean": scale * jnp.ones(width)}},
+        "equalizer": {"site": {"mean": scale * jnp.ones(1)}},
+    }
+
+
+def make_state(scale=1.0, width=8, keep_ema=True):
+    return state.create(variables(scale, width), TX, keep_ema=keep_ema)._replace(step=jnp.int32(scale))
+
+
+def abstract(tree, devices=None):
+    mesh = parallel.make_mesh(devices=devices)
+    shapes = jax.eval_shape(lambda: tree)
+    shardings = parallel.state_shardings(mesh, shapes, TX)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def equal(a, b):
+    return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+CONFIG = ConfigDict({"num_steps": 3, "data": {"dir": "a", "crop": (4, 6)}, "eval": {"batch_size": 1}})
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Steps 1 to 5 of a run, of which step 2 was the best."""
+    folder = tmp_path_factory.mktemp("run")
+    checkpoints.settle_config(folder, CONFIG)
+    store = checkpoints.Checkpoints(folder, keep=2)
+    for step, miou in ((1, 0.3), (2, 0.5), (3, None), (4, 0.4), (5, None)):
+        store.save(step, make_state(float(step)), miou)
+    store.close()
+    return folder
+
+
+def test_the_last_and_the_best_are_kept(workdir):
+    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir()) == [2, 4, 5]
+
+
+def test_a_state_comes_back_bit_by_bit(workdir):
+    store = checkpoints.Checkpoints(workdir)
+    assert store.last == 5
+    assert equal(store.restore(abstract(make_state())), make_state(5.0))
+    store.close()
+
+
+def test_a_state_comes_back_on_fewer_devices(workdir):
+    store = checkpoints.Checkpoints(workdir)
+    restored = store.restore(abstract(make_state(), jax.devices()[:4]))
+    assert restored.params["conv"]["kernel"].sharding.num_devices == 4
+    assert equal(restored, make_state(5.0))
+    store.close()
+
+
+def test_a_state_without_average_or_equalizer_comes_back(tmp_path):
+    bare = make_state(keep_ema=False)._replace(equalizer={})
+    store = checkpoints.Checkpoints(tmp_path)
+    assert store.last is None
+    store.save(1, bare)
+    store.wait()
+    assert equal(store.restore(abstract(bare)), bare)
+    store.close()
+
+
+def test_saving_survives_the_donation_of_the_state(tmp_path):
+    step = jax.jit(functools.partial(jax.tree.map, lambda x: 0 * x), donate_argnums=0)
+    store = checkpoints.Checkpoints(tmp_path)
+    current = jax.tree.map(jnp.copy, make_state(width=2048))
+    store.save(1, current)
+    jax.block_until_ready(step(current))
+    store.wait()
+    assert equal(store.restore(abstract(make_state(width=2048))), make_state(width=2048))
+    store.close()
+
+
+def test_a_checkpoint_of_another_network_is_refused(workdir):
+    store = checkpoints.Checkpoints(workdir)
+    with pytest.raises(
+        ValueError, match=r"of another network(.|\n)*params/conv/kernel: \(3, 3, 3, 8\) -> \(3, 3, 3, 4\)"
+    ):
+        store.restore(abstract(make_state(width=4)))
+    store.close()
+
+
+@pytest.mark.parametrize("which, step", [("best", 2.0), ("last", 5.0)])
+def test_inference_gets_config_and_variables(workdir, which, step):
+    config, loaded = checkpoints.load_for_inference(workdir, which)
+    assert config.data.crop == (4, 6)
+    assert equal(loaded, variables(step))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded))
+
+
+def test_inference_takes_the_average_of_the_parameters(tmp_path):
+    checkpoints.settle_config(tmp_path, CONFIG)
+    store = checkpoints.Checkpoints(tmp_path)
+    store.save(1, make_state(1.0)._replace(ema=variables(7.0)["params"]))
+    store.close()
+    _, loaded = checkpoints.load_for_inference(tmp_path)
+    assert equal(loaded["params"], variables(7.0)["params"])
+    assert equal(loaded["batch_stats"], variables(1.0)["batch_stats"])
+
+
+def test_inference_without_a_run_or_checkpoint_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no workdir of a run"):
+        checkpoints.load_for_inference(tmp_path)
+    checkpoints.settle_config(tmp_path, CONFIG)
+    with pytest.raises(FileNotFoundError, match="checkpoints holds no checkpoint"):
+        checkpoints.load_for_inference(tmp_path)
+    with pytest.raises(ValueError, match="expected 'best' or 'last'"):
+        checkpoints.load_for_inference(tmp_path, "first")
+
+
+@pytest.mark.parametrize("source, step", [("", 2.0), ("checkpoints/4", 4.0)])
+def test_a_run_starts_from_another(workdir, source, step):
+    started = checkpoints.init_from(workdir / source, variables(9.0))
+    expected = variables(step) | {"equalizer": variables(9.0)["equalizer"]}
+    assert equal(started, expected)
+
+
+def test_a_run_does_not_start_from_another_network(workdir, tmp_path):
+    with pytest.raises(ValueError, match="is of another network"):
+        checkpoints.init_from(workdir, variables(width=4))
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 3; it has \[2, 4, 5\]"):
+        checkpoints.init_from(workdir / "checkpoints" / "3", variables())
+
+
+def test_another_config_is_refused_with_the_difference(tmp_path):
+    checkpoints.settle_config(tmp_path, CONFIG)
+    other = CONFIG.copy_and_resolve_references()
+    other.num_steps, other.data.crop = 4, (4, 8)
+    with pytest.raises(checkpoints.ConfigMismatch) as error:
+        checkpoints.settle_config(tmp_path, other)
+    assert "num_steps: 3 -> 4" in str(error.value)
+    assert "data.crop: [4, 6] -> [4, 8]" in str(error.value)
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 3
+
+
+def test_what_changes_no_result_may_differ(tmp_path):
+    checkpoints.settle_config(tmp_path, CONFIG)
+    other = CONFIG.copy_and_resolve_references()
+    other.data.dir, other.eval.batch_size = "b", 2
+    checkpoints.settle_config(tmp_path, other)
+    assert checkpoints.load_config(tmp_path).data.dir == "b"
