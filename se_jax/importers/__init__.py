@@ -1,4 +1,4 @@
-"""PyTorch checkpoints -> variables: a table of (pattern, our path, layout) a family, and one function that reads them."""
+"""PyTorch checkpoints -> variables: a table of (pattern, our path, layout) a family, and what applies them."""
 
 from se_jax.importers.convert import import_segmentor
 

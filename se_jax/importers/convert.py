@@ -29,11 +29,13 @@ def import_segmentor(state_dict: dict[str, np.ndarray], variables: dict) -> dict
       ValueError: naming every tensor that fits nowhere, every shape that differs, every variable without a tensor.
     """
     wanted = {key: leaf for key, leaf in _flatten(variables).items() if key[0] in ("params", "batch_stats")}
+    # where a head fuses branches, its convolution sits one level deeper, as `block` of the fusion; torch's does not
+    places = {tuple(part for part in key if part != "block"): key for key in wanted}
     filled, sources, problems = {}, {}, []
     for name, tensor in state_dict.items():
         if SKIPPED.fullmatch(name):
             continue
-        key, value = _target(name, np.asarray(tensor), wanted)
+        key, value = _target(name, np.asarray(tensor), places)
         if key is None:
             problems.append(f"tensor {name} {np.shape(tensor)} has no place in this network")
         elif key in filled:
@@ -52,8 +54,8 @@ def import_segmentor(state_dict: dict[str, np.ndarray], variables: dict) -> dict
     return _unflatten(_flatten(variables) | filled)
 
 
-def _target(name: str, tensor: np.ndarray, wanted: dict):
-    """The variable that a tensor belongs to and its value in our layout, or (None, None)."""
+def _target(name: str, tensor: np.ndarray, places: dict):
+    """The key of the variable that a tensor belongs to and its value in our layout, or (None, None)."""
     scope = ""
     for prefix, ours in PREFIXES.items():
         if name.startswith(prefix):
@@ -63,12 +65,9 @@ def _target(name: str, tensor: np.ndarray, wanted: dict):
         match, leaf = re.fullmatch(rule.pattern, module), rule.layout.get(leaf_name)
         if match is None or leaf is None or leaf.rank != tensor.ndim:
             continue
-        path = (scope + match.expand(rule.path)).split("/")
-        # where a head fuses branches, the convolution block sits one level deeper, as `block` of the fusion
-        for module_path in (path, [*path[:-1], "block", path[-1]]):
-            key = (leaf.collection, *module_path, leaf.name)
-            if key in wanted:
-                return key, leaf.turn(tensor)
+        key = places.get((leaf.collection, *(scope + match.expand(rule.path)).split("/"), leaf.name))
+        if key is not None:
+            return key, leaf.turn(tensor)
     return None, None
 
 

@@ -287,6 +287,6 @@ def max_pool(x):
 
 
 def avg_pool_ceil(x, window: int):
-    """Average pooling with stride = window; a cell cut off by the border averages what is inside (torch's ceil_mode)."""
+    """Average pooling with stride = window; a cell cut off by the border averages what it has (torch's ceil_mode)."""
     padding = tuple((0, -length % window) for length in x.shape[1:3])
     return nn.avg_pool(x, (window, window), (window, window), padding=padding, count_include_pad=False)

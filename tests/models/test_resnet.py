@@ -10,15 +10,21 @@ from se_jax.models.encoders import ResNet
 from tests.conftest import assert_close_to_reference
 
 
-def initialised(model, size=(64, 64)):
-    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *size, 3)))
+def shapes(model):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    model = ResNet(depth=18, width=8)
+    return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
 
 @pytest.mark.parametrize("case", ["bb_r18v1c_d8", "bb_r50v1c_d8"])
 def test_equals_the_reference_at_even_and_odd_sizes(golden, case):
     case = golden(case)
     model = ResNet(depth=case.meta["kwargs"]["depth"], width=case.meta["kwargs"]["base_channels"], output_stride=8)
-    variables = import_segmentor(case.group("sd"), jax.eval_shape(lambda: initialised(model)))
+    variables = import_segmentor(case.group("sd"), shapes(model))
     for size in (0, 1):
         maps = jax.jit(model.apply)(variables, case[f"in/{size}"].transpose(0, 2, 3, 1))
         for stage, actual in enumerate(maps):
@@ -39,7 +45,7 @@ def test_shapes_and_channels(depth, variant, output_stride):
 
 def test_parameter_count_is_the_published_one():
     def count(model):
-        params = jax.eval_shape(lambda: initialised(model))["params"]
+        params = shapes(model)["params"]
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
     assert round(count(ResNet(depth=50)) / 1e6, 2) == 23.53
@@ -59,17 +65,17 @@ def test_first_block_of_a_dilated_stage_has_half_the_dilation(output_stride, mul
     assert ResNet(depth=50, output_stride=output_stride, multi_grid=multi_grid)._dilations() == expected
 
 
-def test_new_residual_branches_are_zero():
-    params = initialised(ResNet(depth=18, width=8))["params"]
+def test_new_residual_branches_are_zero(resnet18):
+    params = resnet18[1]["params"]
     assert not params["layer4_1"]["conv2"]["bn"]["scale"].any()
     assert params["layer4_1"]["conv1"]["bn"]["scale"].all()
     assert params["layer4_0"]["downsample"]["bn"]["scale"].all()
 
 
-def test_remat_changes_neither_variables_nor_gradients():
-    plain, remat = (ResNet(depth=18, width=8, output_stride=16, remat=on) for on in (False, True))
-    variables = initialised(plain)
-    assert jax.tree.structure(variables) == jax.tree.structure(initialised(remat))
+def test_remat_changes_neither_variables_nor_gradients(resnet18):
+    plain, variables = resnet18
+    remat = plain.clone(remat=True)
+    assert jax.tree.structure(variables) == jax.tree.structure(shapes(remat))
     images = jax.random.normal(jax.random.key(1), (2, 33, 32, 3))
 
     def gradient(model):
@@ -85,7 +91,7 @@ def test_remat_changes_neither_variables_nor_gradients():
 
 def test_bfloat16_maps_and_float32_variables():
     model = ResNet(depth=18, width=8, dtype=jnp.bfloat16)
-    variables = initialised(model)
+    variables = shapes(model)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     maps = jax.eval_shape(model.apply, variables, jnp.zeros((1, 32, 32, 3)))
     assert {leaf.dtype for leaf in maps} == {jnp.dtype("bfloat16")}

@@ -1,0 +1,113 @@
+"""The import table: whole segmentors, and every way in which a checkpoint can fail to fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_jax.importers import import_segmentor
+from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network of the shape of the reference's tiny training case, and its variables' shapes."""
+    model = Segmenter(
+        ResNet(depth=18, width=8),
+        PSPHead(num_classes=5, channels=16),
+        FCNHead(num_classes=5, channels=8, in_index=2, num_convs=1, concat_input=False),
+    )
+    return model, jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.fixture(scope="module")
+def state_dict(golden):
+    """The weights of the reference's segmentor of that shape."""
+    return golden("train_sgd_tiny").group("sd")
+
+
+def test_whole_segmentor(network, state_dict):
+    _, template = network
+    variables = import_segmentor(state_dict, template)
+    assert jax.tree.structure(variables) == jax.tree.structure(template)
+    kernel = variables["params"]["encoder"]["layer2_0"]["downsample"]["conv"]["kernel"]
+    np.testing.assert_array_equal(kernel[0, 0].T, state_dict["backbone.layer2.0.downsample.0.weight"][:, :, 0, 0])
+    for torch_name, ours in (("decode_head", "decoder"), ("auxiliary_head", "auxiliary")):
+        np.testing.assert_array_equal(
+            variables["params"][ours]["conv_seg"]["bias"], state_dict[f"{torch_name}.conv_seg.bias"]
+        )
+    np.testing.assert_array_equal(
+        variables["batch_stats"]["decoder"]["bottleneck"]["block"]["bn"]["var"],
+        state_dict["decode_head.bottleneck.bn.running_var"],
+    )
+
+
+def test_step_counters_and_classifiers_are_skipped(network, state_dict):
+    extra = {"backbone.stem.1.num_batches_tracked": np.array(7), "backbone.fc.weight": np.zeros((10, 4))}
+    import_segmentor(state_dict | extra, network[1])
+
+
+def test_other_collections_pass_through(network, state_dict):
+    equalizer = {"decoder": {"bottleneck": {"ppm": {"0_input": {"mean": np.ones(4)}}}}}
+    variables = import_segmentor(state_dict, {**network[1], "equalizer": equalizer})
+    assert variables["equalizer"]["decoder"]["bottleneck"]["ppm"]["0_input"]["mean"].sum() == 4
+
+
+def test_every_difference_is_named(network, state_dict):
+    state = dict(state_dict)
+    state["decode_head.conv_seg.weight"] = np.zeros((7, 16, 1, 1), np.float32)
+    state["backbone.layer9.0.conv1.weight"] = np.zeros((4, 4, 3, 3), np.float32)
+    del state["auxiliary_head.convs.0.bn.running_mean"]
+    with pytest.raises(ValueError) as error:
+        import_segmentor(state, network[1])
+    message = str(error.value)
+    assert "decode_head.conv_seg.weight is (1, 1, 16, 7)" in message
+    assert "params/decoder/conv_seg/kernel is (1, 1, 16, 5)" in message
+    assert "backbone.layer9.0.conv1.weight (4, 4, 3, 3) has no place" in message
+    assert "no tensor for batch_stats/auxiliary/convs_0/bn/mean (8,)" in message
+    assert "3 differences" in message
+
+
+def test_two_tensors_for_one_variable_are_refused():
+    encoder = ResNet(depth=18, variant="v1b", width=8)
+    template = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    state = {name: np.zeros((8, 3, 7, 7), np.float32) for name in ("conv1.weight", "stem.0.weight")}
+    with pytest.raises(ValueError, match="conv1.weight and stem.0.weight both belong to params/stem_0/conv/kernel"):
+        import_segmentor(state, template)
+
+
+@pytest.mark.parametrize("variant", ["v1b", "v1c", "v1d"])
+@pytest.mark.parametrize("depth", [18, 50])
+def test_names_of_every_resnet(variant, depth):
+    """The reference's tensor names, written down from its layout, fill every variable."""
+    encoder = ResNet(depth=depth, variant=variant, width=8)
+    template = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    state = {}
+
+    def add(scope, path, conv, norm):
+        module = template["params"]
+        statistics = template["batch_stats"]
+        for name in path:
+            module, statistics = module[name], statistics[name]
+        kh, kw, inputs, outputs = module["conv"]["kernel"].shape
+        state[f"{scope}{conv}.weight"] = np.zeros((outputs, inputs, kh, kw), np.float32)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{scope}{norm}.{name}"] = np.zeros(statistics["bn"]["mean"].shape, np.float32)
+
+    if variant == "v1b":
+        add("", ["stem_0"], "conv1", "bn1")
+    else:
+        for i in range(3):
+            add("stem.", [f"stem_{i}"], str(3 * i), str(3 * i + 1))
+    for block, module in template["params"].items():
+        if not block.startswith("layer"):
+            continue
+        scope = block.replace("_", ".") + "."
+        for name in module:
+            if name == "downsample":
+                first = 1 if variant == "v1d" else 0
+                add(f"{scope}downsample.", [block, name], str(first), str(first + 1))
+            else:
+                add(scope, [block, name], name, name.replace("conv", "bn"))
+    variables = import_segmentor(state, template)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(variables))

@@ -1,0 +1,282 @@
+"""Layers against PyTorch's operators, and the closed forms of bilinear upsampling."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from se_jax.models import layers
+from tests.conftest import assert_close_to_reference
+
+
+def nhwc(array):
+    return np.asarray(array).transpose(0, 2, 3, 1)
+
+
+# --- the reference's operators
+
+
+def test_resize_equals_the_reference(golden):
+    case = golden("op_resize_bilinear")
+    for spec in case.meta["cases"]:
+        actual = layers.resize(nhwc(case[f"in/{spec['i']}"]), tuple(spec["out"]), spec["align_corners"])
+        assert_close_to_reference(actual, nhwc(case[f"out/{spec['i']}"]))
+
+
+def test_resize_on_accelerators_equals_the_reference(golden, monkeypatch):
+    monkeypatch.setattr(layers, "on_cpu", lambda: False)
+    test_resize_equals_the_reference(golden)
+
+
+def test_adaptive_pooling_equals_the_reference(golden):
+    case = golden("op_adaptive_avg_pool")
+    for spec in case.meta["cases"]:
+        actual = layers.adaptive_avg_pool(nhwc(case[f"in/{spec['i']}"]), spec["pool"])
+        assert_close_to_reference(actual, nhwc(case[f"out/{spec['i']}"]))
+
+
+def test_pooling_equals_the_reference(golden):
+    case = golden("op_pool_act")
+    for i in (0, 1):
+        x = nhwc(case[f"in/{i}"])
+        assert_close_to_reference(layers.max_pool(x), nhwc(case[f"out/maxpool/{i}"]))
+        assert_close_to_reference(layers.avg_pool_ceil(x, 2), nhwc(case[f"out/avgpool_ceil/{i}"]))
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_convolution_equals_the_reference(golden, cpu, monkeypatch):
+    monkeypatch.setattr(layers, "on_cpu", lambda: cpu)
+    case = golden("op_conv")
+    for spec in case.meta["cases"]:
+        kernel = case[f"sd/{spec['i']}.weight"].transpose(2, 3, 1, 0)
+        geometry = {"strides": spec["stride"], "padding": spec["pad"], "dilation": spec["dilation"]}
+        module = layers.Conv(8, spec["k"], **geometry, groups=spec["groups"], use_bias=True)
+        params = {"kernel": kernel, "bias": case[f"sd/{spec['i']}.bias"]}
+        actual = module.apply({"params": params}, nhwc(case[f"in/{spec['i']}"]))
+        assert_close_to_reference(actual, nhwc(case[f"out/{spec['i']}"]))
+
+
+def test_batchnorm_equals_the_reference_in_training(golden):
+    case = golden("op_batchnorm_train")
+    variables = {
+        "params": {"scale": case["sd/weight"], "bias": case["sd/bias"]},
+        "batch_stats": {"mean": case["sd/running_mean"], "var": case["sd/running_var"]},
+    }
+    for step in (0, 1):
+        y, new = layers.BatchNorm().apply(variables, nhwc(case[f"in/{step}"]), True, mutable=["batch_stats"])
+        assert_close_to_reference(y, nhwc(case[f"out/{step}"]))
+        variables = {**variables, **new}
+        assert_close_to_reference(new["batch_stats"]["mean"], case[f"out/{step}/after/running_mean"])
+        assert_close_to_reference(new["batch_stats"]["var"], case[f"out/{step}/after/running_var"])
+
+
+# --- BatchNorm, dropout, initialisers
+
+
+def test_batchnorm_refuses_a_single_value_a_channel():
+    module = layers.BatchNorm()
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 1, 1, 3)))
+    with pytest.raises(ValueError, match="at least 2 images"):
+        module.apply(variables, jnp.zeros((1, 1, 1, 3)), True, mutable=["batch_stats"])
+
+
+def test_batchnorm_writes_running_statistics_only_where_they_are_mutable():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3)) + 5
+    module = layers.BatchNorm()
+    variables = module.init(jax.random.key(0), x)
+    assert variables["batch_stats"]["mean"].max() == 0  # initialising is not a step of training
+    y = module.apply(variables, x, True)
+    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
+
+
+def test_batchnorm_of_a_channel_far_from_zero():
+    """The variance must not be the small difference of two large numbers."""
+    x = 1000 + jax.random.normal(jax.random.key(0), (4, 16, 16, 8))
+    module = layers.BatchNorm()
+    y, _ = module.apply(module.init(jax.random.key(0), x), x, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=1e-3)
+
+
+def test_dropout_draws_a_sample_and_channel():
+    x = jnp.ones((64, 5, 6, 64))
+    module = layers.ChannelDropout(0.25)
+    y = np.asarray(module.apply({}, x, True, rngs={"dropout": jax.random.key(0)}))
+    assert (y == y[:, :1, :1]).all()
+    assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
+    draws = y[:, 0, 0] > 0
+    assert abs(draws.mean() - 0.75) < 0.03
+    assert draws.std(axis=0).min() > 0  # another draw for every sample
+    assert draws.std(axis=1).min() > 0  # and for every channel
+
+
+@pytest.mark.parametrize(
+    ("rate", "train", "key"), [(0.5, False, True), (0.5, True, False), (0.0, True, True), (-1, True, True)]
+)
+def test_dropout_rests(rate, train, key):
+    rngs = {"dropout": jax.random.key(0)} if key else {}
+    x = jnp.ones((2, 3, 3, 8))
+    assert (layers.ChannelDropout(rate).apply({}, x, train, rngs=rngs) == x).all()
+
+
+@pytest.mark.parametrize("groups", [1, 256])
+def test_convolutions_start_kaiming_normal(groups):
+    module = layers.Conv(256, 3, groups=groups)
+    kernel = np.asarray(module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 256)))["params"]["kernel"])
+    expected = np.sqrt(2 / (256 * 9))
+    assert abs(kernel.std() / expected - 1) < 0.05
+    assert abs(kernel).max() > 3 * expected  # not truncated
+
+
+# --- convolution
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    taps=st.sampled_from([1, 2, 3, 5]),
+    strides=st.integers(1, 3),
+    padding=st.integers(0, 6),
+    dilation=st.integers(1, 6),
+)
+def test_tap_bias_is_one_more_channel_of_ones(size, taps, strides, padding, dilation):
+    if min(size) + 2 * padding < dilation * (taps - 1) + 1:
+        return  # no output
+    geometry = {"strides": strides, "padding": padding, "dilation": dilation}
+    bias = np.random.default_rng(0).normal(size=(taps, taps, 3)).astype(np.float32)
+    expected = layers.conv2d(jnp.ones((1, *size, 1)), bias[:, :, None], **geometry)[0]
+    np.testing.assert_allclose(layers.tap_bias_map(bias, size, **geometry), expected, atol=1e-5)
+
+
+# --- resize
+
+
+def interpolation_matrix(source, length, align_corners=False):
+    """The [length, source] matrix of one axis' resize, read off by resizing unit vectors."""
+    columns = jnp.eye(source)[:, :, None, None]  # one image a unit vector
+    return np.asarray(layers.resize(columns, (length, 1), align_corners))[:, :, 0, 0].T.astype(np.float64)
+
+
+def torch_matrix(source, length, align_corners):
+    """torch's bilinear weights, written down from its definition in float64."""
+    out = np.arange(length)
+    if align_corners:
+        position = out * (source - 1) / (length - 1) if length > 1 else np.zeros(1)
+    else:
+        position = np.maximum((out + 0.5) * source / length - 0.5, 0)
+    lower = np.minimum(np.floor(position).astype(int), source - 1)
+    weight = position - lower
+    matrix = np.zeros((length, source))
+    np.add.at(matrix, (out, lower), 1 - weight)
+    np.add.at(matrix, (out, np.minimum(lower + 1, source - 1)), weight)
+    return matrix
+
+
+@settings(max_examples=60, deadline=None)
+@given(source=st.integers(1, 24), length=st.integers(1, 60), align_corners=st.booleans())
+def test_resize_is_torchs_for_any_size(source, length, align_corners):
+    actual = interpolation_matrix(source, length, align_corners)
+    np.testing.assert_allclose(actual, torch_matrix(source, length, align_corners), atol=2e-5)
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (3, 5), (4, 8), (16, 1)])
+def test_resize_by_phases_equals_jax_image_resize(factors):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+    size = (5 * factors[0], 4 * factors[1])
+    weights = jax.random.normal(jax.random.key(1), (2, *size, 3))
+
+    def value_and_gradient(resize):
+        return jax.value_and_grad(lambda x: jnp.vdot(weights, resize(x)))(x)
+
+    ours = value_and_gradient(lambda x: layers.resize(x, size))
+    theirs = value_and_gradient(lambda x: jax.image.resize(x, (2, *size, 3), "linear", antialias=False))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(source=st.integers(1, 12), length=st.integers(1, 40), align_corners=st.booleans())
+def test_resize_gradient_is_the_transpose(source, length, align_corners):
+    matrix = torch_matrix(source, length, align_corners)
+    weights = np.random.default_rng(0).normal(size=length).astype(np.float32)
+    gradient = jax.grad(lambda x: jnp.vdot(weights, layers.resize(x, (length, 1), align_corners)[0, :, 0, 0]))
+    actual = gradient(jnp.zeros((1, source, 1, 1)))[0, :, 0, 0]
+    np.testing.assert_allclose(actual, matrix.T @ weights, atol=1e-4)
+
+
+def test_resize_keeps_the_dtype():
+    x = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
+    for size in ((8, 8), (7, 9), (2, 3), (4, 4)):
+        for align_corners in (False, True):
+            assert layers.resize(x, size, align_corners).dtype == jnp.bfloat16
+
+
+# --- what upsampling does to the variance (iid field: closed forms)
+
+
+def closed_form(factor, source):
+    """Var[upsampled] / Var[source] of an iid field, an axis: R_N(s)."""
+    ratio = 2 / 3 - 1 / (6 * factor**2) if factor % 2 == 0 else 2 / 3 + 1 / (3 * factor**2)
+    return ratio + (1 - ratio) / source
+
+
+@pytest.mark.parametrize("source", [2, 5, 16, 128])
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 8, 16])
+def test_variance_of_upsampled_noise(source, factor):
+    matrix = interpolation_matrix(source, factor * source)
+    # an output pixel of an iid field of variance 1 has the variance of the sum of its squared weights
+    np.testing.assert_allclose((matrix**2).sum(1).mean(), closed_form(factor, source), rtol=1e-6)
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(matrix.sum(0), factor, rtol=1e-6)  # every source pixel counts alike: the mean is kept
+
+
+def test_variance_of_upsampled_noise_in_two_dimensions():
+    """The authors' own measurement: post-ReLU moments, N = 128; x2 loses most, and it is not monotone in the factor."""
+    noise = 0.3989 + np.sqrt(0.3408) * jax.random.normal(jax.random.key(0), (4, 128, 128, 16))
+    for factor, expected in ((2, 0.394296), (4, 0.434196), (8, 0.444472)):
+        upsampled = layers.resize(noise, (128 * factor, 128 * factor))
+        assert abs(closed_form(factor, 128) ** 2 - expected) < 1e-6
+        assert abs(float(upsampled.var() / noise.var()) / expected - 1) < 0.01
+        assert abs(float(upsampled.mean() - noise.mean())) < 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=24),
+    columns=st.integers(1, 4),
+    factors=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+)
+def test_integer_upsampling_never_increases_the_variance(values, columns, factors):
+    rows = -(-len(values) // columns)
+    x = np.resize(np.array(values, np.float32), (1, rows, columns, 1))
+    upsampled = np.asarray(layers.resize(x, (rows * factors[0], columns * factors[1])), np.float64)
+    assert upsampled.var() <= x.astype(np.float64).var() * (1 + 1e-5) + 1e-6
+    assert abs(upsampled.mean() - x.astype(np.float64).mean()) <= 1e-4
+
+
+def test_align_corners_can_increase_the_variance():
+    """The theorem is one of align_corners=False: there column sums are equal."""
+    assert interpolation_matrix(16, 128, align_corners=True).sum(0).std() > 0.1
+
+
+def test_broadcast_keeps_the_variance():
+    x = jax.random.normal(jax.random.key(0), (16, 1, 1, 32))
+    assert float(layers.resize(x, (7, 9)).var()) == pytest.approx(float(x.var()), rel=1e-5)
+
+
+# --- compiled for a CPU
+
+
+def test_compiler_options_are_accepted():
+    assert jax.jit(lambda x: x + 1, compiler_options=layers.compiler_options())(1) == 2
+
+
+def test_blocks_have_the_reference_order():
+    """Convolution, norm, activation: a negative channel comes out zero."""
+    block = layers.ConvBlock(4, 1, activation=nn.relu)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 3))
+    variables = block.init(jax.random.key(1), x)
+    assert set(variables["params"]) == {"conv", "bn"}
+    assert float(block.apply(variables, x).min()) == 0
