@@ -13,7 +13,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from se_jax import metrics, parallel
 from se_jax.models.layers import resize
@@ -81,7 +80,7 @@ def _counter(model, scale, num_classes: int, mesh):
     def count(variables, image, label):
         return metrics.confusion_matrix(classify(model, variables, image, scale), label, num_classes)
 
-    return parallel.jit(count, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return parallel.jit(count, out_shardings=parallel.replicated(mesh))
 
 
 @functools.lru_cache(maxsize=16)
@@ -155,7 +154,7 @@ def table(result: dict) -> str:
     def percent(value):
         return f"{'-' if value is None else format(100 * value, '.2f'):>7}"
 
-    width = max(len(name) for name in (*result["iou"], "class"))
+    width = max(len(name) for name in (*result["iou"], "all pixels"))
     lines = [f"{'class':<{width}}  {'IoU %':>7}  {'Acc %':>7}", "-" * (width + 18)]
     lines += [f"{n:<{width}}  {percent(v)}  {percent(result['acc'][n])}" for n, v in result["iou"].items()]
     lines += ["-" * (width + 18), f"{'mean':<{width}}  {percent(result['miou'])}  {percent(result['macc'])}"]
@@ -172,16 +171,20 @@ def write_labels(workdir, labels) -> None:
 
 
 class _Chosen:
-    """Some items of a source, as a source."""
+    """Some examples of a source, as a source."""
 
     def __init__(self, source, indices):
-        self.source, self.indices, self.name = source, indices, source.name
+        self.source, self.indices = source, indices
+        self.name, self.skipped = source.name, source.skipped
 
     def __len__(self):
         return len(self.indices)
 
     def __getitem__(self, i):
         return self.source[int(self.indices[i])]
+
+    def size(self, i):
+        return self.source.size(int(self.indices[i]))
 
 
 def write_samples(
@@ -194,7 +197,7 @@ def write_samples(
     """
     predict = classifier(model, as_scale(config))
     chosen = _Chosen(source, np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)))
-    gather = parallel.jit(lambda v: v, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    gather = parallel.jit(lambda v: v, out_shardings=parallel.replicated(mesh))
     host_variables = jax.device_get(gather(variables))
     arrays = {"palette": np.asarray(labels.palette, np.uint8), "names": np.asarray(labels.names)}
     for batch in _batches(chosen, labels, config, mesh, on_error):
@@ -217,7 +220,7 @@ def run(config, variables, workdir, checkpoint: str) -> dict:
     mesh = parallel.make_mesh(config)
     data = data_pipelines.build(config.data)
     model = build(config.model)
-    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    variables = jax.device_put(variables, parallel.replicated(mesh))
     confusion, _ = evaluate(model, variables, data.val, data.labels, config.eval, mesh, on_error=config.data.on_error)
     outcome = result(confusion, data.labels.names, checkpoint=checkpoint, images=len(data.val))
     print(table(outcome))

@@ -1,0 +1,194 @@
+"""Whole-image evaluation: the reference's numbers, every image once, the same counts on any number of devices."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from data_pipelines.labels import LabelSpec
+from data_pipelines.sources import Source
+from se_jax import evaluate, metrics, parallel
+from se_jax.importers.convert import import_segmentor
+from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter
+from se_jax.models.segmenter import normalize
+from tests.conftest import assert_close_to_reference
+
+CLASSES = 4
+LABELS = LabelSpec.create(("a", "b", "c", "d"), ((255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)))
+
+
+class MixedSource(Source):
+    """Pictures of several sizes, kept in memory."""
+
+    def __init__(self, sizes):
+        super().__init__("mixed")
+        random = np.random.default_rng(0)
+        self.images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+        self.labels = [random.choice(np.array([0, 1, 2, 255], np.uint8), size) for size in sizes]  # class 3: nowhere
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image, label = self.images[index], self.labels[index]
+        head = b" %d %d 255\n" % (label.shape[1], label.shape[0])
+        return b"P6" + head + image.tobytes(), b"P5" + head + label.tobytes(), f"mixed {index}"
+
+    def size(self, index):
+        return self.labels[index].shape
+
+
+def shapes_of(model):
+    """Shapes of a network's variables; quicker than drawing them."""
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A tiny network with random weights, large enough for its predictions to vary."""
+    model = Segmenter(ResNet(18, width=8), FCNHead(num_classes=CLASSES, channels=8, num_convs=1, concat_input=False))
+    random = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            return random.normal(0, np.prod(leaf.shape[:3]) ** -0.5, leaf.shape).astype(np.float32)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    return model, jax.tree_util.tree_map_with_path(draw, shapes_of(model))
+
+
+@pytest.fixture(scope="module")
+def source():
+    return MixedSource([(24, 32)] * 5 + [(32, 24)] * 4 + [(24, 32)] * 2)
+
+
+def config(batch_size=3, scale=None):
+    return ConfigDict({"batch_size": batch_size, "scale": scale})
+
+
+@pytest.fixture(scope="module")
+def counted(network, source):
+    """Confusion matrix on one device."""
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    return evaluate.evaluate(*network, source, LABELS, config(), mesh)[0]
+
+
+def test_every_labelled_pixel_is_counted_once(counted, source):
+    labels = np.concatenate([label.ravel() for label in source.labels])
+    assert counted.dtype == np.int64
+    np.testing.assert_array_equal(counted.sum(1), [np.sum(labels == k) for k in range(CLASSES)])
+    assert (counted.sum(0) > 0).sum() >= 2  # the network does not say one class everywhere
+
+
+def test_it_is_the_sum_over_images_one_by_one(network, counted, source):
+    model, variables = network
+    classify = evaluate.classifier(model, None)
+    total = sum(
+        np.asarray(metrics.confusion_matrix(classify(variables, image[None]), label[None], CLASSES))
+        for image, label in zip(source.images, source.labels, strict=True)
+    )
+    np.testing.assert_array_equal(total, counted)
+
+
+@pytest.mark.parametrize("devices, batch_size", [(8, 8), (8, 3), (1, 11)])
+def test_devices_and_batch_size_change_nothing(network, source, counted, devices, batch_size):
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    found, scores = evaluate.evaluate(*network, source, LABELS, config(batch_size), mesh)
+    np.testing.assert_array_equal(found, counted)
+    assert scores["miou"] == metrics.scores(counted)["miou"]
+
+
+def test_an_image_size_is_compiled_once(network, source):
+    model, variables = network
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    evaluate.evaluate(model, variables, source, LABELS, config(), mesh)
+    counter = evaluate._counter(model, None, CLASSES, mesh)
+    before = counter._cache_size()
+    evaluate.evaluate(model, variables, source, LABELS, config(), mesh)
+    assert counter._cache_size() == before
+
+
+@pytest.mark.parametrize("case", ["pipeline_ops"])
+def test_input_sizes_are_the_references(golden, case):
+    for name, (width, height) in golden(case).meta["rescale_size_wh"].items():
+        image, scale = name.split("@")
+        w, h = map(int, image.split("x"))
+        assert evaluate.input_size(h, w, tuple(map(int, scale.split(",")))) == (height, width), name
+    assert evaluate.input_size(5, 7, None) == (5, 7)
+
+
+def test_whole_inference_is_the_references(golden):
+    case = golden("infer_whole_ac0")
+    encoder = ResNet(18, variant="v1c", width=8, output_stride=8)
+    model = Segmenter(
+        encoder, PSPHead(num_classes=5, channels=16), FCNHead(5, 8, num_convs=1, concat_input=False, in_index=2)
+    )
+    variables = import_segmentor(case.group("sd"), shapes_of(model))
+    infer = jax.jit(lambda v, x, size: evaluate.infer(model, v, x, size), static_argnums=2)
+    flips = {"horizontal": 2, "vertical": 1}
+    for item in case.meta["items"]:
+        i, size = item["i"], tuple(item["ori_shape"])
+        inputs = normalize(case[f"in/img_bgr_u8/{i}"][None, ..., ::-1].astype(np.float32))
+        assert_close_to_reference(inputs, np.moveaxis(case[f"in/normalised/{i}"], 1, -1))
+        at_input = infer(variables, inputs, inputs.shape[1:3])
+        assert_close_to_reference(at_input, np.moveaxis(case[f"out/infer_logits/{i}"], 1, -1))
+        if item["flip"]:  # a mirrored view is put right before the last resize
+            at_input = jnp.flip(at_input, flips[item["flip"]])
+        final = evaluate.resize(at_input, size, model.align_corners)[0]
+        assert_close_to_reference(final, np.moveaxis(case[f"out/final_logits/{i}"], 0, -1))
+        if not item["flip"]:
+            whole = infer(variables, inputs, size)[0]
+            assert_close_to_reference(whole, np.moveaxis(case[f"out/final_logits/{i}"], 0, -1))
+            assert np.mean(np.argmax(whole, -1) == case[f"pred/{i}"][0]) > 0.9999
+
+
+def test_the_test_resize_is_the_references_to_one_level(golden):
+    """The reference resizes uint8 images in fixed point; ours differ by at most one of 256 levels."""
+    case = golden("pipeline_ops")
+    image = case["in/img_bgr_u8"][None].astype(np.float32)
+    for item in case.meta["rescale"]:
+        size = evaluate.input_size(*image.shape[1:3], tuple(item["scale"]))
+        assert list(size) == item["hw"]
+        ours = np.round(evaluate.resize(image, size)[0])
+        assert np.abs(ours - case[f"res/img/{item['i']}"]).max() <= 1
+
+
+def test_a_scale_changes_the_networks_input_not_the_outputs_size(network, source):
+    model, variables = network
+    logits_of = jax.jit(evaluate.class_logits, static_argnums=(0, 3))
+    logits = logits_of(model, variables, source.images[0][None], (64, 48))
+    assert logits.shape == (1, 24, 32, CLASSES) and logits.dtype == jnp.float32
+    plain = logits_of(model, variables, source.images[0][None], None)
+    assert np.abs(logits - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [(512,), (0, 3), (1.5, 2), (1, 2, 3)])
+def test_a_wrong_scale_is_named(scale):
+    with pytest.raises(ValueError, match=r"eval\.scale"):
+        evaluate.as_scale(ConfigDict({"scale": scale}))
+
+
+def test_result_and_table():
+    confusion = np.array([[6, 2, 0], [0, 0, 0], [0, 0, 0]])
+    outcome = evaluate.result(confusion, ("sky", "road", "car"), step=3)
+    assert outcome["iou"] == {"sky": 0.75, "road": 0.0, "car": None} and outcome["step"] == 3
+    assert outcome["acc"]["road"] is None and outcome["miou"] == 0.375
+    assert json.loads(json.dumps(outcome, allow_nan=False)) == outcome
+    table = evaluate.table(outcome)
+    assert "75.00" in table and "37.50" in table and len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_samples_hold_image_truth_and_prediction(network, source, tmp_path):
+    model, variables = network
+    mesh = parallel.make_mesh(devices=jax.devices())
+    evaluate.write_samples(tmp_path / "s.npz", model, variables, source, LABELS, config(), mesh, count=3)
+    with np.load(tmp_path / "s.npz") as found:
+        assert [n for n in found.files if n.startswith("image_")] == ["image_0", "image_2", "image_1"]
+        np.testing.assert_array_equal(found["image_1"], source.images[5])
+        np.testing.assert_array_equal(found["truth_1"], source.labels[5])
+        expected = evaluate.classifier(model, None)(variables, source.images[5][None])[0]
+        np.testing.assert_array_equal(found["prediction_1"], expected)
+        assert found["names"].tolist() == list(LABELS.names)
