@@ -1,0 +1,13 @@
+"""CamVid, ResNet-50 V1c of output stride 32, UPer head (UPerNet).
+
+python -m se_jax.main --config=configs/camvid_uper.py --config.data.dir=DIR --workdir=runs/camvid_uper
+
+Meant for one GPU; not run yet, so no time and no mIoU are known.
+"""
+
+from configs import common
+
+
+def get_config():
+    """The config of this experiment."""
+    return common.camvid(common.decoder("uper"), output_stride=32)

@@ -1,0 +1,134 @@
+"""Every option of a run, with its default. The configs beside this file start from it.
+
+Options are changed on the command line with --config.a.b=value; tuples as --config.data.crop="(360, 480)".
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """A run of nothing in particular: ResNet-50 with an ASPP head on generated shapes."""
+    config = ConfigDict()
+    config.seed = 0  # of the initial weights, the order of images, augmentation and dropout
+    config.num_steps = 1000
+    config.accumulate = 1  # a step's batch goes through the network in this many parts, to save memory
+    config.ema_decay = 0.0  # of the moving average of the parameters, which is then evaluated; 0: none is kept
+    config.init_from = ""  # start from a trained network: the workdir of a run, or workdir/checkpoints/<step>
+    config.multihost = False  # join other hosts (also done when JAX_COORDINATOR_ADDRESS is set)
+    config.mesh = {"model": 1}  # devices that share one copy of the convolution kernels; the others split the batch
+
+    config.optimizer = {
+        "name": "sgd",  # or adamw
+        "learning_rate": 0.01,
+        "min_learning_rate": 1e-4,  # reached at the last step
+        "power": 0.9,  # of the polynomial decay
+        "warmup_steps": 0,
+        "momentum": 0.9,  # sgd only
+        "weight_decay": 5e-4,  # on every parameter
+    }
+    config.loss = {
+        "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
+        "auxiliary_weight": 0.4,
+    }
+    config.calibration = {"max_images": config_dict.placeholder(int)}  # None: the whole training set
+    config.eval = {
+        "every_steps": 1000,  # and after the last step
+        "batch_size": 1,  # of all devices together
+        "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to; None: their own size
+    }
+    config.checkpoint = {"every_steps": 1000, "keep": 2}  # also at every evaluation; the best is kept besides
+    config.log = {"every_steps": 50}
+
+    config.data = data()
+    config.model = model()
+    return config
+
+
+def data() -> dict:
+    """config.data; see data_pipelines.default_config."""
+    return {
+        "name": "shapes",  # or folder
+        "batch_size": 16,  # of all devices and processes together
+        "on_error": "stop",  # at a file that cannot be read: 'stop', or 'skip' (counted, another image takes its place)
+        "cache": False,  # keep decoded training images in memory: 4 bytes a pixel
+        "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to first; None: their own size
+        "ratio_range": (0.5, 2.0),  # then resized by a random ratio
+        "crop": (96, 128),  # (height, width)
+        "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it
+        "flip": 0.5,  # probability
+        "photometric": True,  # random brightness, contrast, saturation and hue
+        # 'folder' only
+        "dir": "",
+        "train_split": "train",
+        "val_split": "val",
+        "image_dir": "images",
+        "label_dir": "annotations",
+        # 'shapes' only
+        "image_size": (96, 128),  # (height, width)
+        "num_train": 2000,
+        "num_val": 200,
+    }
+
+
+def model() -> dict:
+    """config.model; the decoder's further options are the fields of its class in se_jax/models/decoders."""
+    return {
+        "num_classes": 9,
+        "dtype": "float32",  # of the network's computation, or bfloat16; parameters, statistics and loss stay float32
+        "remat": False,  # recompute the encoder's activations in the backward pass, to save memory
+        "align_corners": False,  # of every bilinear resize, the logits' too
+        "encoder": {
+            "name": "resnet",
+            "depth": 50,  # 18, 34, 50 or 101
+            "variant": "v1c",  # v1b, v1c or v1d
+            "output_stride": 8,  # 8, 16 or 32
+            "width": 64,  # channels of the first stage
+            "multi_grid": config_dict.placeholder(tuple),  # dilations of the last stage's blocks, e.g. (1, 2, 4)
+        },
+        "decoder": decoder("aspp"),
+        "auxiliary": {"in_index": 2, "channels": 256},
+        "equalizer": {
+            "mode": "explicit",  # none, explicit (statistics at run time) or folded (into the initial weights)
+            "statistics": "global",  # one mean and std a branch, or 'channel'
+            "sites": "all",  # or names of fusion sites, e.g. 'aspp,c1'
+        },
+    }
+
+
+def decoder(name: str, **changes) -> dict:
+    """config.model.decoder: mmsegmentation's standard form of a head, for an encoder of output stride 8."""
+    heads = {
+        "aspp": {"dilations": (1, 12, 24, 36)},
+        "fcn": {"num_convs": 2, "kernel_size": 3, "concat_input": True, "resize_concat": False},
+        "psp": {"pool_scales": (1, 2, 3, 6)},
+        "sep_aspp": {"dilations": (1, 12, 24, 36), "c1_channels": 48},
+        "uper": {"pool_scales": (1, 2, 3, 6)},
+    }
+    return {"name": name, "channels": 512, "dropout": 0.1, **heads[name], **changes}
+
+
+def camvid(decoder: dict, **encoder) -> ConfigDict:
+    """CamVid at its full 480x360, trained from scratch with the given decoder and changes of the encoder."""
+    config = get_config()
+    config.num_steps = 10_000
+    config.data.update(name="folder", dir="data/camvid", batch_size=8, scale=(480, 360), crop=(360, 480))
+    config.eval.update(batch_size=4, scale=(480, 360))
+    config.model.num_classes = 11
+    config.model.decoder = ConfigDict(decoder)
+    config.model.encoder.update(encoder)
+    return config
+
+
+def shapes(decoder: dict, **encoder) -> ConfigDict:
+    """Generated shapes with a small network, for a machine of two cores."""
+    config = get_config()
+    config.num_steps = 600
+    config.data.batch_size = 8
+    config.eval.update(every_steps=200, batch_size=8)
+    config.checkpoint.every_steps = 200
+    config.calibration.max_images = 256
+    config.optimizer.learning_rate = 0.05
+    config.model.decoder = ConfigDict(decoder)
+    config.model.encoder.update({"depth": 18, "width": 16} | encoder)
+    config.model.auxiliary.channels = 32
+    return config

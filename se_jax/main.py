@@ -1,0 +1,41 @@
+"""Trains and evaluates a network as a config file says.
+
+python -m se_jax.main --config=configs/camvid_aspp.py --workdir=DIR [--config.a.b=value]
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment, e.g. configs/camvid_aspp.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints, logs and results; a run there is resumed.")
+
+
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
+    # orbax tells every step of its work on the same log
+    logging.get_absl_handler().addFilter(lambda record: record.levelno > 20 or "orbax" not in record.pathname)
+
+    from se_jax.train import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
+
+    try:
+        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    except (ValueError, OSError, FloatingPointError) as error:
+        logging.debug("%s", error, exc_info=True)
+        sys.exit(f"se_jax.main: {error}\n(--verbosity=1 shows where this was raised)")
+
+
+def run(argv=None) -> None:
+    """The command line; a flag or option that does not exist ends with one line."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    try:
+        app.run(main, argv=argv)
+    except (AttributeError, KeyError, TypeError) as error:
+        sys.exit(f"se_jax.main: {error}")
+
+
+if __name__ == "__main__":
+    run()
