@@ -49,9 +49,14 @@ class LabelSpec:
         if len(set(names)) != len(names):
             raise DataError(f"class names must differ, found {sorted({n for n in names if names.count(n) > 1})} twice")
         colours = voc_colours(len(names)) if palette is None else np.asarray(palette)
-        if colours.shape != (len(names), 3) or colours.min() < 0 or colours.max() > 255:
+        if (
+            colours.shape != (len(names), 3)
+            or colours.dtype.kind not in "iu"
+            or colours.min() < 0
+            or colours.max() > 255
+        ):
             raise DataError(
-                f"palette must hold one [r, g, b] in 0..255 a class: {len(names)} classes, {colours.shape=}"
+                f"the palette must hold {len(names)} colours [r, g, b] in 0..255, one a class; found {colours.tolist()}"
             )
         ids = {k: k for k in range(len(names))} if ids is None else ids
         table = np.full(256, UNKNOWN, np.uint8)
