@@ -33,14 +33,14 @@ PLAIN, STRIPES, CHECKS, BALL, BOX, RING, POLE, PEBBLE, CROSS = range(len(NAMES))
 # All knobs of difficulty. Lengths are pixels of an image REFERENCE pixels high; other heights scale them.
 REFERENCE = 96
 GROUNDS = (1, 3)  # number of grounds in a scene
-OBJECTS = {BALL: (1, 3), BOX: (1, 3), RING: (1, 4), POLE: (1, 5), PEBBLE: (3, 9), CROSS: (1, 4)}  # number of each
+OBJECTS = {BALL: (1, 2), BOX: (1, 2), RING: (1, 3), POLE: (1, 3), PEBBLE: (3, 7), CROSS: (1, 3)}  # number of each
 CELL = (5.0, 8.0)  # width of a stripe or check
-RADIUS = {BALL: (9, 20), BOX: (9, 20), RING: (8, 14), POLE: (30, 70), PEBBLE: (2.5, 4.5), CROSS: (8, 14)}
-BAR = {RING: (2.0, 3.0), POLE: (1.2, 2.0), CROSS: (2.2, 3.2)}  # half width of the drawn stroke
-CONTRAST = 60.0  # least distance between two colours that meet, in levels
-TEXTURE = 14.0  # standard deviation of the smooth texture on every surface, in levels
-NOISE = (2.0, 8.0)  # standard deviation of the pixel noise, in levels
-LIGHT = (0.65, 1.15)  # brightness of a scene
+RADIUS = {BALL: (12, 22), BOX: (11, 20), RING: (9, 15), POLE: (30, 70), PEBBLE: (3.5, 5.5), CROSS: (10, 15)}
+BAR = {RING: (2.5, 4.0), POLE: (1.5, 2.2), CROSS: (3.0, 4.5)}  # half width of the drawn stroke
+CONTRAST = 80.0  # least distance between two colours that meet, in levels
+TEXTURE = 10.0  # standard deviation of the smooth texture on every surface, in levels
+NOISE = (2.0, 6.0)  # standard deviation of the pixel noise, in levels
+LIGHT = (0.7, 1.15)  # brightness of a scene
 BORDER = 1.0  # width of the ignored band around an object
 
 MARGIN = 4.0  # how far an object's soft shadow reaches

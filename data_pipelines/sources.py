@@ -40,6 +40,10 @@ class Source:
         """(height, width) of image `index`; raises DataError if it cannot be read."""
         raise NotImplementedError
 
+    def label_name(self, index: int) -> str:
+        """What messages call annotation `index`."""
+        return f"{self.name} {index}"
+
 
 class FolderSource(Source):
     """Image and annotation files of one split: `dir/image_dir/split/STEM.jpg` and `dir/label_dir/split/STEM.png`.
@@ -65,6 +69,9 @@ class FolderSource(Source):
     def __getitem__(self, index: int) -> tuple[bytes, bytes, str]:
         image, label = self.pairs[index]
         return _read(image), _read(label), image
+
+    def label_name(self, index: int) -> str:
+        return self.pairs[index][1]
 
     def size(self, index: int) -> tuple[int, int]:
         path = self.pairs[index][0]
@@ -94,13 +101,14 @@ def read_example(source: Source, labels: LabelSpec, index: int) -> tuple[np.ndar
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{name}: the image has {image.mode} pixels of more than 8 bits; save it with 8 bits a channel")
     image = np.asarray(image.convert("RGB"))
-    label = decode_label(label_bytes, name)
+    label_name = source.label_name(index)
+    label = decode_label(label_bytes, label_name)
     if label.shape != image.shape[:2]:
         raise DataError(
-            f"{name}: the image is {image.shape[1]}x{image.shape[0]}, its annotation {label.shape[1]}x{label.shape[0]} "
-            "(width x height); they must be the same"
+            f"{label_name}: the annotation is {label.shape[1]}x{label.shape[0]}, its image "
+            f"{image.shape[1]}x{image.shape[0]} (width x height); they must be the same"
         )
-    return image, labels.apply(label, name)
+    return image, labels.apply(label, label_name)
 
 
 def decode_label(data: bytes, name: str) -> np.ndarray:
@@ -121,8 +129,8 @@ def check_labels(source: Source, labels: LabelSpec, on_error: str = "stop", samp
     """
     for index in np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)):
         try:
-            _, data, name = source[int(index)]
-            labels.apply(decode_label(data, name), name)
+            name = source.label_name(int(index))
+            labels.apply(decode_label(source[int(index)][1], name), name)
         except LabelError:
             raise
         except DataError:
