@@ -1,9 +1,10 @@
 """Shapes: a segmentation data set drawn on the fly, so that everything can be tried with nothing to download.
 
-A scene is two or three textured grounds under a dozen overlapping, shaded, textured objects, in changing light and
-noise. All colours are drawn from one distribution, so that a colour says nothing of the class: the grounds differ in
-texture at a scale of ten pixels and more, balls, boxes and pebbles in outline and size only (their inside is the same
-smooth shading), poles, rings and crosses in fine structure. Fine and coarse feature maps are both needed.
+A scene is one to three textured grounds under a dozen overlapping, shaded, textured objects, in changing light and
+noise. All colours are drawn from one distribution, so that a colour says nothing of the class. Stripes and checks
+differ only beyond a cell's width, balls and pebbles only in size, the inside of a ring is not the ring, and a box hides
+most of what would tell it from smooth ground: for these a network needs coarse maps. Poles, crosses, rings and pebbles
+are a few pixels wide: for these it needs fine ones.
 A one-pixel band around every object is labelled 255, like the border of PASCAL VOC's objects.
 
 A scene is a function of (split, index) alone.
@@ -35,8 +36,8 @@ REFERENCE = 96
 GROUNDS = (1, 3)  # number of grounds in a scene
 OBJECTS = {BALL: (1, 2), BOX: (1, 2), RING: (1, 3), POLE: (1, 3), PEBBLE: (3, 7), CROSS: (1, 3)}  # number of each
 CELL = (5.0, 8.0)  # width of a stripe or check
-RADIUS = {BALL: (12, 22), BOX: (11, 20), RING: (9, 15), POLE: (30, 70), PEBBLE: (3.5, 5.5), CROSS: (10, 15)}
-BAR = {RING: (2.5, 4.0), POLE: (1.5, 2.2), CROSS: (3.0, 4.5)}  # half width of the drawn stroke
+RADIUS = {BALL: (14, 24), BOX: (13, 22), RING: (11, 17), POLE: (35, 80), PEBBLE: (4.5, 6.5), CROSS: (12, 17)}
+BAR = {RING: (3.0, 4.5), POLE: (1.8, 2.5), CROSS: (3.5, 5.0)}  # half width of the drawn stroke
 CONTRAST = 80.0  # least distance between two colours that meet, in levels
 TEXTURE = 10.0  # standard deviation of the smooth texture on every surface, in levels
 NOISE = (2.0, 6.0)  # standard deviation of the pixel noise, in levels
@@ -151,8 +152,9 @@ class _Canvas:
         window = np.s_[top:bottom, left:right]
 
         colour = self._contrasting(self.colour[window][distance < 1])
-        shade = 1 + 0.3 * ((y - cy) * np.sin(self.light) + (x - cx) * np.cos(self.light))[..., None] / (radius + bar)
-        paint = colour * shade + self.texture[1][window][..., None]
+        shade = 1 + 0.3 * ((y - cy) * np.sin(self.light) + (x - cx) * np.cos(self.light)) / (radius + bar)
+        shade = shade * _relief(kind, distance, along, radius, bar, self.unit)
+        paint = colour * shade[..., None] + self.texture[1][window][..., None]
         shadow = 1 - 0.45 * np.exp(-np.maximum(distance, 0) * (2.5 / margin))[..., None]
         cover = np.clip(0.5 - distance, 0, 1)[..., None]
         self.colour[window] = cover * paint + (1 - cover) * shadow * self.colour[window]
@@ -198,6 +200,19 @@ def _distance(kind: int, along, across, radius: float, bar: float, squeeze: floa
     if kind == POLE:
         return np.hypot(np.maximum(along - radius, 0), across) - bar
     return np.maximum(np.minimum(along, across) - bar, np.maximum(along, across) - radius)
+
+
+def _relief(kind: int, distance, along, radius: float, bar: float, unit: float) -> np.ndarray:
+    """Brightness from an object's form: round balls, pebbles and rings, framed boxes, banded poles, flat crosses."""
+    if kind in (BALL, PEBBLE):
+        return 0.75 + 0.5 * np.clip(-distance / radius, 0, 1)
+    if kind == RING:
+        return 0.8 + 0.4 * np.clip(-distance / bar, 0, 1)
+    if kind == BOX:
+        return np.where(distance > -2.5 * unit, 0.7, 1.0)
+    if kind == POLE:
+        return 1 + 0.25 * _square_wave(along / (4 * unit))
+    return np.ones_like(distance)
 
 
 def _colour(random: np.random.Generator) -> np.ndarray:

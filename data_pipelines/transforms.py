@@ -59,7 +59,7 @@ def random_size(size: tf.Tensor, draw: tf.Tensor, options: Augmentation) -> tf.T
     """int32 (h, w) after the random scale: the base (w, h) times a ratio, truncated, then filled keeping the shape."""
     low, high = options.ratio_range
     ratio = low + (high - low) * tf.cast(draw, tf.float64)
-    base = tf.cast(size[::-1] if options.scale is None else tf.constant(options.scale), tf.float64)
+    base = tf.cast(tf.reverse(size, [0]) if options.scale is None else options.scale, tf.float64)
     return rescaled_size(size, tf.cast(base * ratio, tf.int32))
 
 
