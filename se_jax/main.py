@@ -28,14 +28,14 @@ def main(argv) -> None:
         sys.exit(f"se_jax.main: {error}\n(--verbosity=1 shows where this was raised)")
 
 
-def run(argv=None) -> None:
-    """The command line; a flag or option that does not exist ends with one line."""
-    flags.mark_flags_as_required(["config", "workdir"])
+def parse(argv):
+    """absl's parser; an option that the config does not have ends with a line instead of a traceback."""
     try:
-        app.run(main, argv=argv)
+        return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError, TypeError) as error:
-        sys.exit(f"se_jax.main: {error}")
+        sys.exit(f"se_jax.main: the config has no option {error.args[0]}")
 
 
 if __name__ == "__main__":
-    run()
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main, flags_parser=parse)

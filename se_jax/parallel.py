@@ -55,6 +55,11 @@ def jit(fn, **kwargs):
     return jax.jit(fn, compiler_options=layers.compiler_options(), **kwargs)
 
 
+def jit_once(fn, **kwargs):
+    """`jax.jit` of something that runs once, as drawing initial weights: on a CPU compiled fast rather than well."""
+    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0} if layers.on_cpu() else {}, **kwargs)
+
+
 def replicated(mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, P())

@@ -84,7 +84,7 @@ def train_and_evaluate(config, workdir) -> dict | None:
         born = {"params": layout.params, "batch_stats": layout.batch_stats}
         if model.decoder.equalizer.mode == "folded":  # its network has places for the shifts that a plain one lacks
             born["params"] = parallel.param_shardings(mesh, jax.eval_shape(init)["params"])
-        variables = parallel.jit(init, out_shardings=born)()
+        variables = parallel.jit_once(init, out_shardings=born)()
         if config.init_from:
             variables = checkpoints.init_from(config.init_from, variables)
 
@@ -100,7 +100,7 @@ def train_and_evaluate(config, workdir) -> dict | None:
         )
         if rows and lead:
             write_equalizer(workdir, config, rows)
-        state = parallel.jit(create, out_shardings=layout)(variables)
+        state = parallel.jit_once(create, out_shardings=layout)(variables)
         del variables
     start = int(state.step)
 
