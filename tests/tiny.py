@@ -1,0 +1,48 @@
+"""Networks small enough for two cores, one for every head, as the tests use them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from se_jax.models import ASPPHead, FCNHead, PSPHead, ResNet, Segmenter, SepASPPHead, UPerHead
+
+CLASSES = 5
+# name -> (head, output stride of the encoder); widths and dilations fit maps of 9 x 9 pixels
+HEADS = {
+    "aspp": (ASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6)), 8),
+    "psp": (PSPHead(CLASSES, channels=8), 8),
+    "sep_aspp": (SepASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6), c1_channels=4), 8),
+    "uper": (UPerHead(CLASSES, channels=8), 32),
+    "fcn": (FCNHead(CLASSES, channels=12, num_convs=1, kernel_size=1, concat_input=False, resize_concat=True), 8),
+}
+
+
+def network(head: str, mode: str = "none", auxiliary: bool = False, **equalizer) -> Segmenter:
+    """A ResNet-18 of width 4 with the head of that name and its equalizer in `mode`."""
+    decoder, output_stride = HEADS[head]
+    extra = FCNHead(CLASSES, channels=4, in_index=2, num_convs=1, concat_input=False) if auxiliary else None
+    model = Segmenter(ResNet(18, width=4, output_stride=output_stride), decoder, extra)
+    return model.with_equalizer(mode=mode, **equalizer)
+
+
+def images(batch: int = 2, size: int = 65, seed: int = 0) -> np.ndarray:
+    """uint8 noise, smooth enough that deeper levels see something."""
+    noise = np.random.default_rng(seed).normal(size=(batch, size, size, 3))
+    smooth = noise.cumsum(1).cumsum(2)
+    return np.uint8(127.5 + 127 * np.sin(smooth / 8 + noise))
+
+
+def init(model: Segmenter, size: int = 65, seed: int = 0):
+    """Variables of `model`, every array drawn away from its neutral start so that a mistake with any of them shows."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name in ("std", "var", "scale"):
+            # residual blocks add up: a smaller scale keeps the deepest features near 1
+            return jnp.asarray((0.5 if name == "scale" else 1.0) * np.exp(rng.normal(0, 0.5, leaf.shape)), leaf.dtype)
+        spread = 0.5 if name in ("mean", "bias") else np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        return jnp.asarray(rng.normal(0, spread, leaf.shape), leaf.dtype)
+
+    return jax.tree.map_with_path(draw, shapes)
