@@ -170,43 +170,32 @@ def write_labels(workdir, labels) -> None:
     (pathlib.Path(workdir) / "labels.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-class _Chosen:
-    """Some examples of a source, as a source."""
-
-    def __init__(self, source, indices):
-        self.source, self.indices = source, indices
-        self.name, self.skipped = source.name, source.skipped
-
-    def __len__(self):
-        return len(self.indices)
-
-    def __getitem__(self, i):
-        return self.source[int(self.indices[i])]
-
-    def size(self, i):
-        return self.source.size(int(self.indices[i]))
-
-
 def write_samples(
     path, model, variables, source, labels, config, mesh, *, count: int = 6, on_error: str = "stop"
 ) -> None:
     """Write images, truths and predictions of `count` images, evenly spread over `source`, to an .npz for the report.
 
     Keys: image_i [h, w, 3], truth_i and prediction_i [h, w] (train ids, 255 = ignored), palette [K, 3]; names [K].
-    In a run of several processes every process must call it; the first one writes, what it has read itself.
+    In a run of several processes every process must call it; the first one writes.
     """
-    predict = classifier(model, as_scale(config))
-    chosen = _Chosen(source, np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)))
+    import data_pipelines
+
     gather = parallel.jit(lambda v: v, out_shardings=parallel.replicated(mesh))
-    host_variables = jax.device_get(gather(variables))
+    variables = jax.device_get(gather(variables))
+    if jax.process_index() != 0:
+        return
+    predict = classifier(model, as_scale(config))
     arrays = {"palette": np.asarray(labels.palette, np.uint8), "names": np.asarray(labels.names)}
-    for batch in _batches(chosen, labels, config, mesh, on_error):
-        for row in np.flatnonzero(batch["valid"]):
-            i, image = int(batch["index"][row]), batch["image"][row]
-            mask = predict(host_variables, image[None])[0]
-            arrays |= {f"image_{i}": image, f"truth_{i}": batch["label"][row], f"prediction_{i}": np.asarray(mask)}
-    if jax.process_index() == 0:
-        np.savez_compressed(path, **arrays)
+    for i in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)):
+        try:
+            image, truth = data_pipelines.read_example(source, labels, int(i))
+        except data_pipelines.DataError:
+            if on_error == "stop":
+                raise
+            continue
+        mask = np.asarray(predict(variables, image[None])[0])
+        arrays |= {f"image_{i}": image, f"truth_{i}": truth, f"prediction_{i}": mask}
+    np.savez_compressed(path, **arrays)
 
 
 # ---- Entry point ----

@@ -186,9 +186,9 @@ def test_samples_hold_image_truth_and_prediction(network, source, tmp_path):
     mesh = parallel.make_mesh(devices=jax.devices())
     evaluate.write_samples(tmp_path / "s.npz", model, variables, source, LABELS, config(), mesh, count=3)
     with np.load(tmp_path / "s.npz") as found:
-        assert [n for n in found.files if n.startswith("image_")] == ["image_0", "image_2", "image_1"]
-        np.testing.assert_array_equal(found["image_1"], source.images[5])
-        np.testing.assert_array_equal(found["truth_1"], source.labels[5])
+        assert [n for n in found.files if n.startswith("image_")] == ["image_0", "image_5", "image_10"]
+        np.testing.assert_array_equal(found["image_5"], source.images[5])
+        np.testing.assert_array_equal(found["truth_5"], source.labels[5])
         expected = evaluate.classifier(model, None)(variables, source.images[5][None])[0]
-        np.testing.assert_array_equal(found["prediction_1"], expected)
+        np.testing.assert_array_equal(found["prediction_5"], expected)
         assert found["names"].tolist() == list(LABELS.names)
