@@ -2,9 +2,9 @@
 
 A scene is one to three textured grounds under a dozen overlapping, shaded, textured objects, in changing light and
 noise. All colours are drawn from one distribution, so that a colour says nothing of the class. Stripes and checks
-differ only beyond a cell's width, balls and pebbles only in size, the inside of a ring is not the ring, and a box hides
-most of what would tell it from smooth ground: for these a network needs coarse maps. Poles, crosses, rings and pebbles
-are a few pixels wide: for these it needs fine ones.
+differ only beyond a cell's width, balls and pebbles only in size, and the inside of a ring is not the ring: for these a
+network needs coarse maps. Poles, crosses, rings, pebbles and the planks of a box are a few pixels wide: for these it
+needs fine ones.
 A one-pixel band around every object is labelled 255, like the border of PASCAL VOC's objects.
 
 A scene is a function of (split, index) alone.
@@ -153,7 +153,7 @@ class _Canvas:
 
         colour = self._contrasting(self.colour[window][distance < 1])
         shade = 1 + 0.3 * ((y - cy) * np.sin(self.light) + (x - cx) * np.cos(self.light)) / (radius + bar)
-        shade = shade * _relief(kind, distance, along, radius, bar, self.unit)
+        shade = shade * _relief(kind, distance, along, across, radius, bar, self.unit)
         paint = colour * shade[..., None] + self.texture[1][window][..., None]
         shadow = 1 - 0.45 * np.exp(-np.maximum(distance, 0) * (2.5 / margin))[..., None]
         cover = np.clip(0.5 - distance, 0, 1)[..., None]
@@ -202,14 +202,15 @@ def _distance(kind: int, along, across, radius: float, bar: float, squeeze: floa
     return np.maximum(np.minimum(along, across) - bar, np.maximum(along, across) - radius)
 
 
-def _relief(kind: int, distance, along, radius: float, bar: float, unit: float) -> np.ndarray:
-    """Brightness from an object's form: round balls, pebbles and rings, framed boxes, banded poles, flat crosses."""
+def _relief(kind: int, distance, along, across, radius: float, bar: float, unit: float) -> np.ndarray:
+    """Brightness from an object's form: round balls, pebbles and rings, boxes of planks, banded poles, flat crosses."""
     if kind in (BALL, PEBBLE):
-        return 0.75 + 0.5 * np.clip(-distance / radius, 0, 1)
+        return 0.65 + 0.7 * np.clip(-distance / radius, 0, 1)
     if kind == RING:
         return 0.8 + 0.4 * np.clip(-distance / bar, 0, 1)
     if kind == BOX:
-        return np.where(distance > -2.5 * unit, 0.7, 1.0)
+        planks = np.abs((across / (5.0 * unit)) % 1 - 0.5) > 0.4
+        return np.where((distance > -2.0 * unit) | planks, 0.65, 1.05)
     if kind == POLE:
         return 1 + 0.25 * _square_wave(along / (4 * unit))
     return np.ones_like(distance)
