@@ -31,16 +31,16 @@ def get_config(mode: str):
     from configs import shapes_uper
 
     config = shapes_uper.get_config()
-    config.num_steps = 600
+    config.num_steps = 1000
     config.model.equalizer.mode = mode
     config.model.auxiliary = None
-    config.optimizer.update(name="adamw", learning_rate=4e-3, weight_decay=1e-4, warmup_steps=60)
+    config.optimizer.update(name="adamw", learning_rate=4e-3, weight_decay=1e-4, warmup_steps=100)
     config.data.update(
-        batch_size=16, num_train=1500, num_val=100, cache=True, photometric=False, ratio_range=(0.8, 1.25)
+        batch_size=8, num_train=1500, num_val=100, cache=True, photometric=False, ratio_range=(0.8, 1.25)
     )
-    config.eval.update(every_steps=200, batch_size=20)
-    config.checkpoint.update(every_steps=600, keep=1)
-    config.log.every_steps = 20
+    config.eval.update(every_steps=250, batch_size=20)
+    config.checkpoint.update(every_steps=1000, keep=1)
+    config.log.every_steps = 50
     return config
 
 
@@ -86,8 +86,14 @@ def run(workdir: pathlib.Path, arms: dict = ARMS, change=None) -> dict:
     return results
 
 
+def _is_progress(record) -> bool:
+    """Of what a run logs, only the share done and the time left, and warnings."""
+    return record.levelno >= 30 or "ETA" in record.getMessage()
+
+
 def main(_) -> None:
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_is_progress)
     run(pathlib.Path(flags.FLAGS.workdir))
 
 

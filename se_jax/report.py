@@ -238,7 +238,7 @@ def _equalizer(runs: list[Run]) -> str:
     head = "<th>site</th><th>branch</th><th>mean</th><th>std</th><th>ratio to the widest</th>"
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     groups = [(site, [(b, s) for b, s in branches if s > 0 and math.isfinite(s)]) for site, branches in sites.items()]
-    picture = svg.bars([g for g in groups if g[1]], x_label="standard deviation before equalizing (logarithmic)")
+    picture = svg.bars([g for g in groups if g[1]], x_label="standard deviation before equalizing")
     channels = any(np.ndim(row["std"]) for row in run.equalizer)
     text = (
         "Every branch x that enters a fusion becomes (x − mean) / std, so that all branches of a site start at mean 0 "

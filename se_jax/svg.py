@@ -63,7 +63,7 @@ def lines(series, *, x_label: str, y_label: str, y_max: float | None = None, mar
         placed = [place(x, y) for x, y in points]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
         parts.append(f'<path class="line" style="stroke:var(--c{color})" d="{path}"/>')
-        for (x, y), (px, py) in zip(points, placed, strict=True) if marks else ():
+        for (x, y), (px, py) in zip(points, placed, strict=True) if marks or len(points) == 1 else ():
             tip = html.escape(f"{name}: {y:.4g} at step {x}")
             dot = f'<circle style="fill:var(--c{color})" cx="{px:.1f}" cy="{py:.1f}" r="3.2">'
             parts.append(f"{dot}<title>{tip}</title></circle>")
@@ -71,25 +71,30 @@ def lines(series, *, x_label: str, y_label: str, y_max: float | None = None, mar
 
 
 def bars(groups, *, x_label: str, format_value="{:.3g}".format) -> str:
-    """Horizontal bars in groups on a logarithmic axis, for positive values that differ by factors.
+    """Horizontal bars in groups, for positive values; the axis is logarithmic where they differ by more than ten times.
 
     Args:
       groups: list of (group name, list of (bar name, value)).
     """
     values = [value for _, entries in groups for _, value in entries]
-    low = math.floor(math.log10(min(values)) - 0.15)
-    high = math.ceil(math.log10(max(values)) + 0.05)
+    logarithmic = max(values) > 10 * min(values)
+    if logarithmic:
+        low, high = math.floor(math.log10(min(values)) - 0.15), math.ceil(math.log10(max(values)) + 0.05)
+        grid, scale, x_label = [10.0**power for power in range(low, high + 1)], math.log10, f"{x_label}, logarithmic"
+    else:
+        grid, scale = ticks(0, max(values)), float
     left, right, row, head = 150, 74, 22, 30
     height = sum(head + row * len(entries) for _, entries in groups) + 44
 
     def place(value):
-        return left + (math.log10(value) - low) / (high - low) * (WIDTH - left - right)
+        start, end = scale(grid[0]), scale(grid[-1])
+        return left + (scale(value) - start) / (end - start) * (WIDTH - left - right)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(x_label)}">']
-    for power in range(low, high + 1):
-        x = place(10.0**power)
+    for tick in grid:
+        x = place(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{height - 38}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - 22}" text-anchor="middle">{10.0**power:g}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 22}" text-anchor="middle">{tick:g}</text>')
     parts.append(
         f'<text class="axis" x="{(WIDTH + left - right) / 2}" y="{height - 4}" text-anchor="middle">{x_label}</text>'
     )

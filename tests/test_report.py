@@ -138,3 +138,10 @@ def test_line_chart_drops_what_is_not_finite():
     chart = svg.lines([("a", 0, [1, 2, 3], [1.0, float("nan"), 2.0])], x_label="x", y_label="y", marks=True)
     assert "nan" not in chart and chart.count("<circle") == 2
     assert "nothing" in svg.lines([("a", 0, [], [])], x_label="x", y_label="y")
+
+
+def test_bars_are_logarithmic_only_where_values_differ_much():
+    near, far = ([("site", [("a", 1.0), ("b", high)])] for high in (2.0, 200.0))
+    assert "logarithmic" not in svg.bars(near, x_label="std") and "logarithmic" in svg.bars(far, x_label="std")
+    widths = [float(w) for w in re.findall(r'width="([\d.]+)"/>', svg.bars(near, x_label="std"))]
+    assert widths[1] == pytest.approx(2 * widths[0], rel=0.01)
