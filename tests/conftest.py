@@ -1,4 +1,4 @@
-"""Fixtures for every test: eight fake CPU devices, full float32 products, and the reference's golden cases where present."""
+"""Fixtures for every test: eight fake CPU devices, full float32 products, golden cases of the PyTorch reference."""
 
 import json
 import os
@@ -19,7 +19,10 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
 class GoldenCase:
-    """Inputs, weights and outputs of one case of the PyTorch reference; `case['in/0']` is an array, `case.meta` its description."""
+    """Inputs, weights and outputs of one case of the PyTorch reference.
+
+    `case["in/0"]` is an array, `case.meta` the case's description.
+    """
 
     def __init__(self, path: pathlib.Path):
         with np.load(path) as arrays:
@@ -51,7 +54,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """`shared_data(name)` -> directory of a real data set; skips where it is not at hand (its licence forbids shipping it)."""
+    """`shared_data(name)` -> directory of a real data set; skips where it is not at hand."""
 
     def find(name: str) -> pathlib.Path:
         path = SHARED / "data" / name

@@ -1,0 +1,17 @@
+"""CamVid at half its resolution, ResNet-18 of half width, UPer head of 64 channels: small enough for two CPU cores.
+
+python -m se_jax.main --config=configs/camvid_small.py --config.data.dir=DIR --workdir=runs/camvid_small
+"""
+
+from configs import common
+
+
+def get_config():
+    """The config of this experiment."""
+    config = common.camvid(common.decoder("uper", channels=64), depth=18, width=32, output_stride=32)
+    config.num_steps = 2500
+    config.data.update(scale=(240, 180), crop=(180, 240), cache=True)
+    config.optimizer.learning_rate = 0.05
+    config.eval.update(every_steps=500, scale=(240, 180))
+    config.model.auxiliary.channels = 32
+    return config
