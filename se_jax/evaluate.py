@@ -201,8 +201,8 @@ def write_samples(
 # ---- Entry point ----
 
 
-def run(config, variables, workdir, checkpoint: str) -> dict:
-    """Evaluate a trained network as `config` says; prints the table, writes and returns `workdir/evaluation.json`."""
+def run(config, variables, workdir, checkpoint: str) -> None:
+    """Evaluate a trained network as `config` says; prints the table and writes `workdir/evaluation.json`."""
     import data_pipelines
     from se_jax.models import build
 
@@ -211,37 +211,59 @@ def run(config, variables, workdir, checkpoint: str) -> dict:
     model = build(config.model)
     variables = jax.device_put(variables, parallel.replicated(mesh))
     confusion, _ = evaluate(model, variables, data.val, data.labels, config.eval, mesh, on_error=config.data.on_error)
-    outcome = result(confusion, data.labels.names, checkpoint=checkpoint, images=len(data.val))
+    outcome = result(confusion, data.labels.names, checkpoint=checkpoint, images=len(data.val) - len(data.val.skipped))
     print(table(outcome))
     path = pathlib.Path(workdir) / "evaluation.json"
     if jax.process_index() == 0:
         path.write_text(json.dumps(outcome, indent=1) + "\n")
         print(f"\nwritten to {path}")
-    return outcome
 
 
 def main(argv: list[str]) -> None:
     """Command line: the run's own config is the default of every --config.a.b=value flag."""
-    from absl import app, flags
+    from absl import app, flags, logging
     from ml_collections import config_flags
 
     from se_jax import checkpoints
 
-    flags.DEFINE_string("workdir", None, "Directory of a run.", required=True)
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint of the run to evaluate.")
-    given = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "", flag_values=given)
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "", flag_values=given)
-    given(argv, known_only=True)
+    logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
+    for holder in (flags.FLAGS, given := flags.FlagValues()):
+        flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=holder)
+        flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which of its checkpoints.", flag_values=holder)
+    given(argv, known_only=True)  # a first look: the config flags can only be defined from the run's config
     if given.workdir is None:
         sys.exit("se_jax.evaluate: name the run to evaluate: --workdir=DIR")
+
+    def work(_):
+        try:
+            run(overridden.value, variables, given.workdir, given.checkpoint)
+        except (OSError, ValueError) as error:
+            sys.exit(f"se_jax.evaluate: {error}")
+
     try:
         config, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
-    except (FileNotFoundError, ValueError) as error:
+        overridden = config_flags.DEFINE_config_dict("config", _open_ended(config))
+        app.run(work, argv=argv)
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # the last three: an option's name or type
         sys.exit(f"se_jax.evaluate: {error}")
-    overridden = config_flags.DEFINE_config_dict("config", config)
 
-    app.run(lambda _: run(overridden.value, variables, given.workdir, given.checkpoint), argv=argv)
+
+def _open_ended(config):
+    """The same config, whose options that are None (so without a type) take any value on the command line."""
+    from ml_collections import ConfigDict, config_dict
+
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            _open_ended(value)
+        elif value is None:
+            config[key] = config_dict.placeholder(object)
+    return config
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def predict_files(predictor: Predictor, source, output) -> tuple[int, list[str]]
 
 def main(argv: list[str]) -> None:
     """Command line."""
-    from absl import app, flags
+    from absl import app, flags, logging
 
     flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
     flags.DEFINE_string("input", None, "An image, or a folder of images.", required=True)
@@ -161,13 +161,14 @@ def main(argv: list[str]) -> None:
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint of the run to use.")
 
     def run(_):
+        logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
         given = flags.FLAGS
         try:
             predictor = load(given.workdir, given.checkpoint)
             done, errors = predict_files(predictor, given.input, given.output)
         except (OSError, ValueError) as error:
             sys.exit(f"se_jax.predict: {error}")
-        print(f"{done} images: masks and overlays in {given.output}")
+        print(f"masks and overlays of {done} image{'s' * (done != 1)} in {given.output}")
         if errors:
             sys.exit("se_jax.predict: left out:\n  " + "\n  ".join(errors))
 
