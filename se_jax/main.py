@@ -33,7 +33,8 @@ def parse(argv):
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError, TypeError) as error:
-        sys.exit(f"se_jax.main: the config has no option {error.args[0]}")
+        reason = error.args[0]  # ml_collections wraps the KeyError that says it in an AttributeError
+        sys.exit(f"se_jax.main: the config has no option {reason.args[0] if isinstance(reason, KeyError) else reason}")
 
 
 if __name__ == "__main__":

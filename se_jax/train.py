@@ -136,7 +136,7 @@ def train_and_evaluate(config, workdir) -> dict | None:
             mesh,
             on_error=config.data.on_error,
         )
-        return evaluate.result(confusion, data.labels.names, step=step, images=len(data.val))
+        return evaluate.result(confusion, data.labels.names, step=step, images=len(data.val) - len(data.val.skipped))
 
     recent, result, since = [], None, time.monotonic()
     with contextlib.closing(store), contextlib.closing(writer), preemption() as stopping:
@@ -182,6 +182,9 @@ def train_and_evaluate(config, workdir) -> dict | None:
             on_error=config.data.on_error,
         )
     result["equalizer"] = config.model.equalizer.mode
+    if skipped := (data.train.skipped + data.val.skipped).total():
+        result["skipped"] = skipped
+        logging.warning("%d times an example could not be read and was skipped; see above for which", skipped)
     if lead:
         (workdir / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
         report.write(workdir)

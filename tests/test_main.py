@@ -1,0 +1,62 @@
+"""The command line, as a user meets it: in a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SMALL = (
+    "--config=configs/shapes_aspp.py",
+    "--config.num_steps=2",
+    "--config.data.crop=(32, 32)",
+    "--config.data.image_size=(32, 32)",
+    "--config.data.num_train=8",
+    "--config.data.num_val=2",
+    "--config.model.encoder.width=4",
+    "--config.model.decoder.dilations=(1, 2)",
+    "--config.model.equalizer.mode=none",
+)
+
+
+def call(*arguments):
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "se_jax.main", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_a_run_from_the_command_line(tmp_path):
+    done = call(*SMALL, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "mean" in done.stdout
+    assert "images_per_second" in done.stderr
+    assert "ETA" in done.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == 2
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["crop"] == [32, 32]
+
+    refused = call(*SMALL, f"--workdir={tmp_path / 'run'}", "--config.seed=1")
+    assert refused.returncode == 1
+    assert "seed: 0 -> 1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_an_unknown_option_is_named(tmp_path):
+    done = call("--config=configs/shapes_aspp.py", f"--workdir={tmp_path}", "--config.model.encoder.wdith=8")
+    assert done.returncode == 1
+    assert "the config has no option 'wdith'" in done.stderr
+    assert "width" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_value_of_another_type_is_named(tmp_path):
+    done = call("--config=configs/shapes_aspp.py", f"--workdir={tmp_path}", "--config.num_steps=many")
+    assert done.returncode == 1
+    assert "--config.num_steps=many" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_flag_is_named():
+    done = call("--config=configs/shapes_aspp.py")
+    assert done.returncode == 1
+    assert "--workdir must have a value" in done.stderr
