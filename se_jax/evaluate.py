@@ -244,13 +244,9 @@ def main(argv: list[str]) -> None:
         config, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
         overridden = config_flags.DEFINE_config_dict("config", _open_ended(config))
         app.run(work, argv=argv)
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        KeyError,
-        TypeError,
-    ) as error:  # the last three: an option's name or type
+    except (AttributeError, KeyError, TypeError) as error:
+        sys.exit(f"se_jax.evaluate: a --config option that the run does not have, or of another type: {error}")
+    except (OSError, ValueError) as error:
         sys.exit(f"se_jax.evaluate: {error}")
 
 

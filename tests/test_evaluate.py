@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from ml_collections import ConfigDict
 
+from configs import shapes_aspp
 from data_pipelines.labels import LabelSpec
 from data_pipelines.sources import Source
 from se_jax import evaluate, metrics, parallel
 from se_jax.importers.convert import import_segmentor
-from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter
+from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, build
 from se_jax.models.segmenter import normalize
 from tests.conftest import assert_close_to_reference
 
@@ -192,3 +194,29 @@ def test_samples_hold_image_truth_and_prediction(network, source, tmp_path):
         expected = evaluate.classifier(model, None)(variables, source.images[5][None])[0]
         np.testing.assert_array_equal(found["prediction_5"], expected)
         assert found["names"].tolist() == list(LABELS.names)
+
+
+def test_run_prints_a_table_and_writes_the_result(tmp_path, capsys):
+    config = shapes_aspp.get_config()
+    config.model.encoder.width = 8
+    config.data.update(num_train=1, num_val=2, image_size=(32, 32), crop=(32, 32))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes_of(build(config.model)))
+    evaluate.run(config, variables, tmp_path, "last")
+    printed = capsys.readouterr().out
+    outcome = json.loads((tmp_path / "evaluation.json").read_text())
+    assert outcome["images"] == 2 and outcome["checkpoint"] == "last" and len(outcome["iou"]) == 9
+    assert all(name in printed for name in (*outcome["iou"], "mean", "evaluation.json"))
+
+
+def test_options_that_are_none_can_be_set():
+    config = evaluate._open_ended(ConfigDict({"eval": {"scale": None, "batch_size": 2}}))
+    assert config.eval.scale is None
+    config.eval.scale = (64, 32)
+    assert evaluate.as_scale(config.eval) == (64, 32)
+
+
+@pytest.mark.parametrize("arguments, message", [((), "--workdir=DIR"), (("--workdir=nowhere",), "nowhere/config.json")])
+def test_the_command_line_names_a_missing_workdir(monkeypatch, arguments, message):
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    with pytest.raises(SystemExit, match=message):
+        evaluate.main(["evaluate", *arguments])
