@@ -28,25 +28,27 @@ class ConfigMismatch(ValueError):
 # ---- The config of a run ----
 
 
-def settle_config(workdir, config) -> None:
-    """Writes `workdir/config.json`, after making sure that a run begun there had the same config.
+def check_config(workdir, config) -> None:
+    """Makes sure that a run begun in `workdir` had the same config.
 
     Raises:
       ConfigMismatch: it had another one, up to `MAY_DIFFER`; shows the difference.
-      OSError: the workdir cannot be written.
     """
     path = pathlib.Path(workdir) / "config.json"
-    ours = json.loads(config.to_json())
     if path.exists():
-        theirs = json.loads(path.read_text())
-        differing = [line for key, line in _differences(theirs, ours) if not _is_under(key, MAY_DIFFER)]
-        if differing:
+        both = json.loads(path.read_text()), json.loads(config.to_json())
+        if differing := [line for key, line in _differences(*both) if not _is_under(key, MAY_DIFFER)]:
             raise ConfigMismatch(
                 f"{workdir} holds a run of another config; give another --workdir, or the config of that run.\n"
                 "Option: in the workdir -> now\n  " + "\n  ".join(differing)
             )
+
+
+def write_config(workdir, config) -> None:
+    """Writes `workdir/config.json`: from now on the workdir holds a run of this config."""
+    path = pathlib.Path(workdir) / "config.json"
     if jax.process_index() == 0:
-        path.write_text(json.dumps(ours, indent=2) + "\n")
+        path.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
 
 
 def load_config(workdir) -> ConfigDict:

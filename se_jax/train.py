@@ -52,6 +52,7 @@ def train_and_evaluate(config, workdir) -> dict | None:
     mesh = parallel.make_mesh(config)
     check(config, mesh)
     workdir = make_workdir(workdir)
+    checkpoints.check_config(workdir, config)
 
     # ---- Data ----
     data = data_pipelines.build(config.data)
@@ -75,7 +76,6 @@ def train_and_evaluate(config, workdir) -> dict | None:
     blank = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), blank, layout)
 
     # ---- State: the last checkpoint, or a new network, calibrated ----
-    checkpoints.settle_config(workdir, config)
     store = checkpoints.Checkpoints(workdir, config.checkpoint.keep)
     if store.last is not None:
         state = store.restore(blank)
@@ -114,6 +114,7 @@ def train_and_evaluate(config, workdir) -> dict | None:
         out_shardings=(layout, parallel.replicated(mesh)),
     )
     train_step = train_step.lower(blank, first).compile()
+    checkpoints.write_config(workdir, config)  # not before: until here an option may turn out to be impossible
     batches = itertools.chain([first], batches)
 
     # ---- Loop ----
@@ -321,11 +322,15 @@ class History:
 
 def check(config, mesh) -> None:
     """Raises ValueError, naming the option, for values that no run can have."""
-    for option in ("num_steps", "accumulate", "eval.every_steps", "checkpoint.every_steps", "checkpoint.keep"):
+    counts = ("num_steps", "accumulate", "eval.every_steps", "eval.batch_size", "log.every_steps")
+    for option in (*counts, "checkpoint.every_steps", "checkpoint.keep"):
         if functools.reduce(lambda node, key: node[key], option.split("."), config) < 1:
             raise ValueError(f"{option} is below 1")
     if not 0 <= config.ema_decay < 1:
         raise ValueError(f"ema_decay is {config.ema_decay}; expected 0 (no average) or a number below 1")
+    if config.loss.average not in losses.AVERAGES:
+        raise ValueError(f"loss.average is {config.loss.average!r}; expected one of {', '.join(losses.AVERAGES)}")
+    evaluate.as_scale(config.eval)
     batch, unit = config.data.batch_size, mesh.shape["data"] * config.accumulate
     if batch < 1 or batch % unit:
         below = batch // unit * unit

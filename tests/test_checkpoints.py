@@ -1,5 +1,4 @@
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +42,7 @@ CONFIG = ConfigDict({"num_steps": 3, "data": {"dir": "a", "crop": (4, 6)}, "eval
 def workdir(tmp_path_factory):
     """Steps 1 to 5 of a run, of which step 2 was the best."""
     folder = tmp_path_factory.mktemp("run")
-    checkpoints.settle_config(folder, CONFIG)
+    checkpoints.write_config(folder, CONFIG)
     store = checkpoints.Checkpoints(folder, keep=2)
     for step, miou in ((1, 0.3), (2, 0.5), (3, None), (4, 0.4), (5, None)):
         store.save(step, make_state(float(step)), miou)
@@ -109,7 +108,7 @@ def test_inference_gets_config_and_variables(workdir, which, step):
 
 
 def test_inference_takes_the_average_of_the_parameters(tmp_path):
-    checkpoints.settle_config(tmp_path, CONFIG)
+    checkpoints.write_config(tmp_path, CONFIG)
     store = checkpoints.Checkpoints(tmp_path)
     store.save(1, make_state(1.0)._replace(ema=variables(7.0)["params"]))
     store.close()
@@ -121,7 +120,7 @@ def test_inference_takes_the_average_of_the_parameters(tmp_path):
 def test_inference_without_a_run_or_checkpoint_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no workdir of a run"):
         checkpoints.load_for_inference(tmp_path)
-    checkpoints.settle_config(tmp_path, CONFIG)
+    checkpoints.write_config(tmp_path, CONFIG)
     with pytest.raises(FileNotFoundError, match="checkpoints holds no checkpoint"):
         checkpoints.load_for_inference(tmp_path)
     with pytest.raises(ValueError, match="expected 'best' or 'last'"):
@@ -143,19 +142,19 @@ def test_a_run_does_not_start_from_another_network(workdir, tmp_path):
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):
-    checkpoints.settle_config(tmp_path, CONFIG)
+    checkpoints.write_config(tmp_path, CONFIG)
     other = CONFIG.copy_and_resolve_references()
     other.num_steps, other.data.crop = 4, (4, 8)
     with pytest.raises(checkpoints.ConfigMismatch) as error:
-        checkpoints.settle_config(tmp_path, other)
+        checkpoints.check_config(tmp_path, other)
     assert "num_steps: 3 -> 4" in str(error.value)
     assert "data.crop: [4, 6] -> [4, 8]" in str(error.value)
-    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 3
 
 
 def test_what_changes_no_result_may_differ(tmp_path):
-    checkpoints.settle_config(tmp_path, CONFIG)
+    checkpoints.write_config(tmp_path, CONFIG)
     other = CONFIG.copy_and_resolve_references()
     other.data.dir, other.eval.batch_size = "b", 2
-    checkpoints.settle_config(tmp_path, other)
+    checkpoints.check_config(tmp_path, other)
+    checkpoints.write_config(tmp_path, other)
     assert checkpoints.load_config(tmp_path).data.dir == "b"

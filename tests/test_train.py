@@ -12,7 +12,7 @@ import pytest
 from configs import common
 from se_jax import calibrate, checkpoints, optimizers, parallel, state, train
 from se_jax.importers import import_segmentor
-from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter
+from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, build
 
 # ---- The step ----
 
@@ -131,6 +131,22 @@ def test_accumulation_gives_the_whole_batchs_gradient(small):
     for name, value in measured_whole[0].items():
         np.testing.assert_allclose(measured_parts[0][name], value, rtol=2e-5, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), parts[0].params, whole[0].params)
+
+
+def test_bfloat16_is_for_the_network_alone():
+    """Parameters, running statistics, gradients and loss stay float32; remat changes no shape."""
+    config = common.shapes(common.decoder("aspp", channels=4, dilations=(1, 2)), width=4)
+    config.model.update(dtype="bfloat16", remat=True)
+    config.accumulate = 2
+    model = build(config.model).with_equalizer(mode="none")
+    tx, schedule = optimizers.build(config.optimizer, 10)
+    shapes = jax.eval_shape(lambda: state.create(model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))), tx))
+    batch = {"image": (4, 32, 32, 3), "label": (4, 32, 32), "size": (4, 2)}
+    dtypes = {"image": jnp.uint8, "label": jnp.uint8, "size": jnp.int32}
+    batch = {name: jax.ShapeDtypeStruct(shape, dtypes[name]) for name, shape in batch.items()}
+    after, measured = jax.eval_shape(train.make_train_step(model, tx, schedule, config), shapes, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+    assert {x.dtype for x in jax.tree.leaves((after.params, after.batch_stats, measured))} == {jnp.dtype("float32")}
 
 
 def test_streams_differ_by_name_and_seed():
@@ -299,6 +315,9 @@ def changed(**changes):
         ({"num_steps": 0}, "num_steps is below 1"),
         ({"eval.every_steps": 0}, "eval.every_steps is below 1"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"loss.average": "mean"}, "loss.average is 'mean'; expected one of valid, all"),
+        ({"eval.scale": (3,)}, "eval.scale is"),
+        ({"optimizer.name": "adam"}, "optimizer.name is 'adam'"),
         ({"mesh.model": 3}, "mesh.model is 3"),
         ({"model.num_classes": 4}, "model.num_classes is 4, but the data set has 9 classes"),
     ],
