@@ -9,9 +9,9 @@ from configs import common
 def get_config():
     """The config of this experiment."""
     config = common.camvid(common.decoder("uper", channels=64), depth=18, width=32, output_stride=32)
-    config.num_steps = 2500
+    config.num_steps = 1200
     config.data.update(scale=(240, 180), crop=(180, 240), cache=True)
     config.optimizer.learning_rate = 0.05
-    config.eval.update(every_steps=500, scale=(240, 180))
+    config.eval.update(every_steps=400, scale=(240, 180))
     config.model.auxiliary.channels = 32
     return config
