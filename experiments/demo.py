@@ -25,7 +25,8 @@ page; the network learns; and the branches that meet at a fusion have the scales
 make equal before the first training step.
 What it does not show: whether equalizers help. The gain that the paper's authors report is a few tenths of a point of \
 mIoU, for large networks and long training. This is one seed of a small network trained for a minute or two, on easy \
-generated pictures: the difference below is dominated by chance, whatever its sign."""
+generated pictures. Two such runs without equalizers, unlike in their seed alone, came out 1.7 points apart: the \
+difference below is chance, whatever its sign."""
 
 
 def get_config(mode: str):
