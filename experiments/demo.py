@@ -26,7 +26,7 @@ make equal before the first training step.
 What it does not show: whether equalizers help. The gain that the paper's authors report is a few tenths of a point of \
 mIoU, for large networks and long training. This is one seed of a small network trained for a minute or two, on easy \
 generated pictures. Two such runs without equalizers, unlike in their seed alone, came out 1.7 points apart: the \
-difference below is chance, whatever its sign."""
+difference below, whatever its sign, decides nothing."""
 
 
 def get_config(mode: str):
