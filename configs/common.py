@@ -30,7 +30,10 @@ def get_config() -> ConfigDict:
         "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
         "auxiliary_weight": 0.4,
     }
-    config.calibration = {"max_images": config_dict.placeholder(int)}  # None: the whole training set
+    config.calibration = {
+        "max_images": config_dict.placeholder(int),  # None: the whole training set
+        "check_images": 64,  # on which the equalized branches are then checked
+    }
     config.eval = {
         "every_steps": 1000,  # and after the last step
         "batch_size": 1,  # of all devices together

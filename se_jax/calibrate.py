@@ -51,25 +51,45 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of one branch of a site: `ratio` is its std relative to the site's widest branch."""
+    """What was measured of one branch of a site before it was equalized.
+
+    Attributes:
+      ratio: its std relative to the site's widest branch.
+      checked_mean, checked_std: of the equalized branch, measured on fresh images; None where that was not asked for.
+    """
 
     site: str
     branch: str
     mean: float
     std: float
     ratio: float
+    checked_mean: float | None = None
+    checked_std: float | None = None
 
 
-def equalize(model: Segmenter, variables, batches: Batches, **options) -> tuple[dict, list[Row]]:
+def equalize(
+    model: Segmenter, variables, batches: Batches, fresh: Batches | None = None, **options
+) -> tuple[dict, list[Row]]:
     """Calibrates `model`, whatever its mode, and returns variables ready for it, with what was measured.
 
-    Takes the arguments of `calibrate`. With mode 'folded' the statistics go into the weights; with 'none' nothing is
-    done.
+    With mode 'folded' the statistics go into the weights; with 'none' nothing is done.
+
+    Args:
+      fresh: like `batches`, other images or other augmentations: each equalized branch is measured once more on them,
+        where it should have mean 0 and std 1 within the sampling error. None leaves this out.
+      **options: as of `calibrate`.
     """
     mode = model.decoder.equalizer.mode
     if mode == "none":
         return variables, []
-    calibrated, rows = calibrate(model.with_equalizer(mode="explicit"), variables, batches, **options)
+    explicit = model.with_equalizer(mode="explicit")
+    calibrated, rows = calibrate(explicit, variables, batches, **options)
+    if fresh is not None:
+        checked = {(row.site, row.branch): row for row in measure(explicit, calibrated, fresh, **options)}
+        rows = [
+            dataclasses.replace(row, checked_mean=check.mean, checked_std=check.std)
+            for row, check in ((row, checked[row.site, row.branch]) for row in rows)
+        ]
     return (fold(calibrated) if mode == "folded" else calibrated), rows
 
 
@@ -131,8 +151,13 @@ def identity(model: Segmenter, image_shape: tuple[int, int, int, int]):
 
 def table(rows: list[Row]) -> str:
     """The rows as text: site, branch, mean, std, ratio to the site's widest."""
-    lines = [f"{'site':<14} {'branch':<12} {'mean':>10} {'std':>10} {'ratio':>7}"]
-    lines += [f"{r.site:<14} {r.branch:<12} {r.mean:>10.5f} {r.std:>10.5f} {r.ratio:>7.3f}" for r in rows]
+    checked = any(row.checked_std is not None for row in rows)
+    lines = [
+        f"{'site':<14} {'branch':<12} {'mean':>10} {'std':>10} {'ratio':>7}" + "   equalized, on fresh images" * checked
+    ]
+    for r in rows:
+        check = f"   mean {r.checked_mean:>7.4f}  std {r.checked_std:.4f}" if checked else ""
+        lines.append(f"{r.site:<14} {r.branch:<12} {r.mean:>10.5f} {r.std:>10.5f} {r.ratio:>7.3f}{check}")
     return "\n".join(lines)
 
 

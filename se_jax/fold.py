@@ -11,6 +11,9 @@ pads the equalized map with zeros, so a tap that falls outside must not count. I
 border.
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +21,11 @@ from se_jax.models.fusion import ordered_branches, sites
 
 # the convolution that first sees the fused map, relative to the module that holds the site
 CONVOLUTIONS = (("block", "conv"), ("block", "depthwise_conv", "conv"))
+
+
+def can_fold(variables) -> bool:
+    """Whether a convolution follows every equalized site, so that `fold` does not refuse."""
+    return all(_find_convolution(variables["params"], path) for path, _ in sites(variables["equalizer"]))
 
 
 def fold(variables):
@@ -37,7 +45,13 @@ def fold(variables):
         raise ValueError("there are no equalizer statistics to fold; calibrate the network with mode 'explicit' first")
     params = jax.tree.map(lambda leaf: leaf, variables["params"])  # new dicts, same arrays
     for path, site in sites(variables["equalizer"]):
-        convolution = _convolution_behind(params, path)
+        convolution = _find_convolution(params, path)
+        if convolution is None:
+            raise ValueError(
+                f"fusion site '{path[-1]}' ({'/'.join(path)}) cannot be folded: its branches are summed, and no "
+                "convolution takes the sum alone. Use equalizer.mode='explicit', or leave the site out of "
+                "equalizer.sites"
+            )
         convolution.update(fold_site(convolution["kernel"], site))
     return {**{name: value for name, value in variables.items() if name != "equalizer"}, "params": params}
 
@@ -58,18 +72,11 @@ def fold_site(kernel, site) -> dict[str, jax.Array]:
     return {"kernel": scaled, "tap_bias": tap_bias}
 
 
-def _convolution_behind(params, path: tuple[str, ...]) -> dict:
-    """The parameters of the convolution that takes the output of the site at `path`."""
-    holder = params
-    for name in path[:-1]:
-        holder = holder[name]
+def _find_convolution(params, path: tuple[str, ...]) -> dict | None:
+    """The parameters of the convolution that takes the output of the site at `path`; None behind a sum."""
+    holder = functools.reduce(operator.getitem, path[:-1], params)
     for convolution in CONVOLUTIONS:
-        found = holder
-        for name in convolution:
-            found = found.get(name, {})
+        found = functools.reduce(lambda node, name: node.get(name, {}), convolution, holder)
         if "kernel" in found:
             return found
-    raise ValueError(
-        f"fusion site '{path[-1]}' ({'/'.join(path)}) cannot be folded: its branches are summed, and no "
-        "convolution takes the sum alone. Use equalizer.mode='explicit', or leave the site out of equalizer.sites"
-    )
+    return None

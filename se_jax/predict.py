@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from se_jax import checkpoints, evaluate
+from se_jax.fold import can_fold, fold
 from se_jax.models import build
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -29,8 +30,11 @@ class Predictor:
     def __init__(self, config, variables, names, palette):
         self.config, self.names = config, tuple(names)
         self.palette = np.asarray(palette, np.uint8)
+        model = build(config.model)
+        if model.decoder.equalizer.mode == "explicit" and can_fold(variables):
+            model, variables = model.with_equalizer(mode="folded"), fold(variables)  # the same function, at no cost
         self._variables = jax.device_put(variables, jax.local_devices()[0])
-        self._classify = evaluate.classifier(build(config.model), evaluate.as_scale(config.eval))
+        self._classify = evaluate.classifier(model, evaluate.as_scale(config.eval))
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """uint8 image [h, w, 3] (RGB) -> uint8 class ids [h, w], as the evaluation computes them.

@@ -88,15 +88,18 @@ def train_and_evaluate(config, workdir) -> dict | None:
         if config.init_from:
             variables = checkpoints.init_from(config.init_from, variables)
 
-        def passes():
-            limit = config.calibration.max_images
-            batches = data_pipelines.calibration_batches(
-                data, config.data, seed=config.seed, max_images=limit, **processes
-            )
-            return map(shard, batches)
+        def passes(seed, limit):
+            options = {"seed": seed, "max_images": limit, **processes}
+            return map(shard, data_pipelines.calibration_batches(data, config.data, **options))
 
         variables, rows = calibrate.equalize(
-            model, variables, passes, mesh=mesh, jit=parallel.jit, progress=show_calibration
+            model,
+            variables,
+            batches=lambda: passes(config.seed, config.calibration.max_images),
+            fresh=lambda: passes(config.seed + 1, config.calibration.check_images),
+            mesh=mesh,
+            jit=parallel.jit,
+            progress=show_calibration,
         )
         if rows and lead:
             write_equalizer(workdir, config, rows)

@@ -138,9 +138,10 @@ def test_equalize_prepares_every_mode():
     logits = {}
     for mode in ("none", "explicit", "folded"):
         model = tiny.network("psp", mode)
-        ready, rows = calibrate.equalize(model, variables, lambda: BATCHES)
+        ready, rows = calibrate.equalize(model, variables, lambda: BATCHES, fresh=fresh_batches)
         assert ("equalizer" in ready) == (mode == "explicit")
         assert bool(rows) == (mode != "none")
+        assert all(abs(row.checked_mean) < 0.3 and abs(row.checked_std - 1) < 0.3 for row in rows)
         logits[mode] = jax.jit(model.apply)(ready, images)["logits"]
     assert jnp.abs(logits["explicit"] - logits["folded"]).max() <= 1e-5 * logits["explicit"].std()
     assert jnp.abs(logits["explicit"] - logits["none"]).max() > 1e-3 * logits["none"].std()

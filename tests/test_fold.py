@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_jax.fold import fold, fold_site
+from se_jax.fold import can_fold, fold, fold_site
 from se_jax.models import ASPPHead, FCNHead, PSPHead, SepASPPHead, UPerHead
 from se_jax.models.fusion import Equalizer, FusionConv
 from se_jax.models.layers import Conv, compiler_options
@@ -97,9 +97,11 @@ def test_folded_head_costs_what_the_plain_one_costs(head):
 
 
 def test_a_sum_is_refused_with_its_name():
-    model = tiny.network("uper", "explicit", sites=("ppm", "topdown_1"))
+    variables = tiny.init(tiny.network("uper", "explicit", sites=("ppm", "topdown_1")))
+    assert not can_fold(variables)
     with pytest.raises(ValueError, match="'topdown_1'.*cannot be folded.*explicit"):
-        fold(tiny.init(model))
+        fold(variables)
+    assert can_fold(tiny.init(tiny.network("uper", "explicit")))
 
 
 def test_nothing_to_fold_is_refused():

@@ -73,7 +73,7 @@ def sites(collection, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...],
 
     The last part of a path is the site's name.
     """
-    if all("_" in key and key.partition("_")[0].isdigit() for key in collection):
+    if collection and all("_" in key and key.partition("_")[0].isdigit() for key in collection):
         return [(path, collection)]
     return [found for key, value in collection.items() for found in sites(value, (*path, key))]
 
