@@ -184,7 +184,7 @@ def init_from(path, variables: dict) -> dict:
 def _read_variables(workdir: pathlib.Path, which) -> dict:
     """The item `variables` of a checkpoint as numpy arrays, read whole by every process."""
     folder = workdir.absolute() / FOLDER
-    steps = _manager(folder, read_only=True) if folder.is_dir() else None
+    steps = _manager(folder, read_only=True, create=False, save_interval_steps=0) if folder.is_dir() else None
     found = steps.all_steps() if steps else []
     if not found or (isinstance(which, int) and which not in found):
         wanted = f"checkpoint of step {which}" if isinstance(which, int) else "checkpoint"

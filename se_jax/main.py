@@ -16,8 +16,12 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
-    # orbax tells every step of its work on the same log
-    logging.get_absl_handler().addFilter(lambda record: record.levelno > 20 or "orbax" not in record.pathname)
+    # orbax tells every step of its work on the same log, and JAX of the backends that are not there
+    logging.get_absl_handler().addFilter(
+        lambda record: (
+            record.levelname == "ERROR" or not ("orbax" in record.pathname or "xla_bridge" in record.pathname)
+        )
+    )
 
     from se_jax.train import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
 
