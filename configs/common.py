@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     }
     config.calibration = {
         "max_images": config_dict.placeholder(int),  # None: the whole training set
-        "check_images": 64,  # on which the equalized branches are then checked
+        "check_images": 64,  # on which the equalized branches are then checked; 0: no check
     }
     config.eval = {
         "every_steps": 1000,  # and after the last step

@@ -92,11 +92,14 @@ def train_and_evaluate(config, workdir) -> dict | None:
             options = {"seed": seed, "max_images": limit, **processes}
             return map(shard, data_pipelines.calibration_batches(data, config.data, **options))
 
+        def check_passes():
+            return passes(config.seed + 1, config.calibration.check_images)
+
         variables, rows = calibrate.equalize(
             model,
             variables,
             batches=lambda: passes(config.seed, config.calibration.max_images),
-            fresh=lambda: passes(config.seed + 1, config.calibration.check_images),
+            fresh=check_passes if config.calibration.check_images else None,
             mesh=mesh,
             jit=parallel.jit,
             progress=show_calibration,
