@@ -3,11 +3,10 @@
 Activations are [batch, height, width, channels]; kernels are [kh, kw, in / groups, out]. Sources: PyTorch's operators
 as mmsegmentation 1.2.2 and mmcv 2.1.0 call them (mmcv ConvModule, DepthwiseSeparableConvModule, mmseg resize).
 
-XLA's CPU backend is slow at some of these operations. Each faster form stands here, in its one place, and is chosen
-while tracing (`on_cpu`); TPU and GPU keep XLA's own operators.
+XLA's CPU backend is slow at some of these operations. Faster forms stand in `se_jax.models.cpu` and are chosen
+here, while tracing (`on_cpu`); TPU and GPU keep XLA's own operators.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from se_jax.models import cpu
 
 Dtype = Any
 
@@ -37,11 +38,12 @@ def compiler_options() -> dict[str, str]:
 def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1):
     """Cross-correlation with symmetric zero padding, as torch's conv2d: [b, h, w, c] -> [b, h', w', out]."""
     if kernel.shape[:2] == (1, 1) and padding == 0 and groups == 1:
-        return x[:, ::strides, ::strides] @ kernel[0, 0]
+        x = x[:, ::strides, ::strides]
+        return cpu.product(x, kernel[0, 0]) if on_cpu() else x @ kernel[0, 0]
     if on_cpu() and groups > 1 and groups == x.shape[-1] == kernel.shape[-1]:
-        return _depthwise(x, kernel, strides, padding, dilation)
+        return cpu.depthwise(x, kernel, strides, padding, dilation)
     if on_cpu() and groups == strides == 1 and 2 * dilation >= 0.3 * min(x.shape[1:3]) and dilation > 1:
-        return _conv_by_taps(x, kernel, padding, dilation)
+        return cpu.conv_by_taps(x, kernel, padding, dilation)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -51,85 +53,6 @@ def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, 
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
-
-
-def _conv_by_taps(x, kernel, padding: int, dilation: int):
-    """Convolution of stride 1 as one matrix product a tap, each over the pixels where the tap falls inside the map.
-
-    Where the dilation is large against the map, much of the convolution would multiply zeros of the padding.
-    """
-
-    def inside(length: int, taps: int):
-        """For every tap that meets the map: its index, the output rows [start, stop) it reaches, and their source."""
-        outputs = length + 2 * padding - dilation * (taps - 1)
-        for tap in range(taps):
-            offset = tap * dilation - padding
-            start, stop = max(0, -offset), min(outputs, length - offset)
-            if start < stop:
-                yield tap, (start, outputs - stop, 0), slice(start + offset, stop + offset)
-
-    size = [n + 2 * padding - dilation * (taps - 1) for n, taps in zip(x.shape[1:3], kernel.shape[:2], strict=True)]
-    y = jnp.zeros((x.shape[0], *size, kernel.shape[3]), x.dtype)
-    for i, pad_rows, rows in inside(x.shape[1], kernel.shape[0]):
-        for j, pad_columns, columns in inside(x.shape[2], kernel.shape[1]):
-            part = x[:, rows, columns] @ kernel[i, j]
-            y += lax.pad(part, jnp.zeros((), part.dtype), ((0, 0, 0), pad_rows, pad_columns, (0, 0, 0)))
-    return y
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _depthwise(x, kernel, strides: int, padding: int, dilation: int):
-    """Depthwise convolution as shifted multiply-adds; the kernel's gradient sums all taps' products row by row."""
-    return _shifted_sum(x, kernel, strides, dilation, ((padding, padding, 0),) * 2)
-
-
-def _shifted_sum(x, kernel, strides: int, dilation: int, padding):
-    """Depthwise cross-correlation; `padding` is (low, high, interior) of rows and of columns, as `lax.pad` has it."""
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
-    extent = [
-        (length - dilation * (taps - 1) - 1) // strides * strides + 1
-        for length, taps in zip(x.shape[1:3], kernel.shape[:2], strict=True)
-    ]
-    y = 0
-    for i in range(kernel.shape[0]):
-        for j in range(kernel.shape[1]):
-            top, left = i * dilation, j * dilation
-            y += x[:, top : top + extent[0] : strides, left : left + extent[1] : strides] * kernel[i, j, 0]
-    return y
-
-
-def _depthwise_forward(x, kernel, strides, padding, dilation):
-    return _depthwise(x, kernel, strides, padding, dilation), (x, kernel)
-
-
-def _depthwise_backward(strides, padding, dilation, saved, dy):
-    x, kernel = saved
-    taps_h, taps_w = kernel.shape[:2]
-    # the input's gradient: dy, spread over the strides, through the kernel turned around
-    spread = []
-    for length, outputs, taps in zip(x.shape[1:3], dy.shape[1:3], (taps_h, taps_w), strict=True):
-        low = dilation * (taps - 1) - padding
-        spread.append((low, length - 1 + padding - strides * (outputs - 1), strides - 1))
-    dx = _shifted_sum(dy, kernel[::-1, ::-1], 1, dilation, spread)
-
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    columns = [slice(j * dilation, j * dilation + (dy.shape[2] - 1) * strides + 1, strides) for j in range(taps_w)]
-
-    def add_row(row, sums):
-        here = lax.dynamic_index_in_dim(dy, row, 1, keepdims=False)
-        above = [
-            lax.dynamic_index_in_dim(padded, row * strides + i * dilation, 1, keepdims=False) for i in range(taps_h)
-        ]
-        products = [source[:, column] * here for source in above for column in columns]
-        return [total + product.astype(jnp.float32) for total, product in zip(sums, products, strict=True)]
-
-    sums = [jnp.zeros((x.shape[0], *dy.shape[2:]), jnp.float32)] * (taps_h * taps_w)
-    sums = lax.fori_loop(0, dy.shape[1], add_row, sums)
-    dkernel = jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape)
-    return dx, dkernel.astype(kernel.dtype)
-
-
-_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def tap_bias_map(bias, size: tuple[int, int], *, strides: int, padding: int, dilation: int):
@@ -189,6 +112,14 @@ class Conv(nn.Module):
         return y
 
 
+def normalize_batch(x, scale, bias, epsilon: float):
+    """Normalises [b, h, w, c] over all but the channels: (y, mean, biased variance), the last two without gradient."""
+    mean = jnp.mean(x, axis=(0, 1, 2))
+    var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
+    y = (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias
+    return y, lax.stop_gradient(mean), lax.stop_gradient(var)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation as torch's (SyncBN's, when the batch is sharded over devices under jit).
 
@@ -219,7 +150,8 @@ class BatchNorm(nn.Module):
                     f"BatchNorm {'/'.join(self.path)} got one value a channel in training (input {x.shape}); "
                     "its variance is undefined. Use a batch of at least 2 images."
                 )
-            y, mean, var = _normalize_batch(x, scale, bias, self.epsilon)
+            normalize = cpu.normalize_batch if on_cpu() else normalize_batch
+            y, mean, var = normalize(x, scale, bias, self.epsilon)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * (count / (count - 1))
                 running_mean.value += self.momentum * (mean - running_mean.value)
@@ -228,39 +160,6 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
             y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.astype(self.dtype)
-
-
-def _channel_mean(x):
-    """Mean over all but the last axis: [b, h, w, c] -> [c]; on a CPU a matrix product, XLA's own reduction is slow."""
-    if not on_cpu():
-        return jnp.mean(x, axis=(0, 1, 2))
-    rows = x.reshape(-1, x.shape[-1])
-    return jnp.full(len(rows), 1 / len(rows), x.dtype) @ rows
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalize_batch(x, scale, bias, epsilon: float):
-    """(normalised x, mean, biased variance); the last two are for the running statistics and have no gradient."""
-    mean = _channel_mean(x)
-    var = _channel_mean(jnp.square(x - mean))
-    return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
-
-
-def _normalize_batch_forward(x, scale, bias, epsilon):
-    y, mean, var = _normalize_batch(x, scale, bias, epsilon)
-    return (y, mean, var), (x, scale, mean, lax.rsqrt(var + epsilon))
-
-
-def _normalize_batch_backward(epsilon, saved, gradients):
-    x, scale, mean, inverse = saved
-    dy, count = gradients[0], x.size // x.shape[-1]
-    normal = (x - mean) * inverse
-    dbias, dscale = _channel_mean(dy), _channel_mean(dy * normal)
-    dx = (dy - dbias - normal * dscale) * (inverse * scale)
-    return dx, dscale * count, dbias * count
-
-
-_normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)
 
 
 class ConvBlock(nn.Module):
@@ -337,7 +236,7 @@ def resize(x, size: tuple[int, int], align_corners: bool = False):
         if source == 1:
             x = jnp.broadcast_to(x, (*x.shape[:axis], length, *x.shape[axis + 1 :]))
         elif source != length:
-            resize_axis = _resize_axis_by_gathers if on_cpu() else _resize_axis
+            resize_axis = cpu.resize_axis if on_cpu() else _resize_axis
             x = resize_axis(x, axis, length, align_corners)
     return x
 
@@ -352,47 +251,6 @@ def _resize_axis(x, axis: int, length: int, align_corners: bool):
     scale = (length - 1) / (x.shape[axis] - 1)
     scale, translation = jnp.array([scale]), jnp.array([0.5 - 0.5 * scale])
     return jax.image.scale_and_translate(x, shape, (axis,), scale, translation, "linear", antialias=False)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _resize_axis_by_gathers(x, axis: int, length: int, align_corners: bool):
-    """One axis' resize as a blend of two gathered rows; its gradient, the transposed blend, gathers too."""
-    return _blend(x, axis, _interpolation_matrix(x.shape[axis], length, align_corners))
-
-
-def _interpolation_matrix(source: int, length: int, align_corners: bool) -> np.ndarray:
-    """Bilinear weights of an axis: [length, source], rows sum to one."""
-    outputs = np.arange(length)
-    if align_corners:
-        position = outputs * ((source - 1) / max(length - 1, 1))
-    else:
-        position = np.maximum((outputs + 0.5) * (source / length) - 0.5, 0)
-    lower = np.minimum(position.astype(int), source - 1)
-    matrix = np.zeros((length, source), np.float32)
-    matrix[outputs, lower] = 1 - (position - lower)
-    matrix[outputs, np.minimum(lower + 1, source - 1)] += position - lower
-    return matrix
-
-
-def _blend(x, axis: int, matrix: np.ndarray):
-    """The sparse product of `matrix` with an axis of x: gathers as many rows as the matrix has entries a row."""
-    entries = np.count_nonzero(matrix, axis=1).max()
-    rows = np.argsort(matrix == 0, axis=1, kind="stable")[:, :entries]
-    weights = np.take_along_axis(matrix, rows, axis=1)
-    along = [-1 if a == axis else 1 for a in range(x.ndim)]
-    y = sum(jnp.take(x, rows[:, k], axis, mode="clip") * weights[:, k].reshape(along) for k in range(entries))
-    return y.astype(x.dtype)
-
-
-def _resize_forward(x, axis, length, align_corners):
-    return _resize_axis_by_gathers(x, axis, length, align_corners), x.shape[axis]
-
-
-def _resize_backward(axis, length, align_corners, source, dy):
-    return (_blend(dy, axis, _interpolation_matrix(source, length, align_corners).T),)
-
-
-_resize_axis_by_gathers.defvjp(_resize_forward, _resize_backward)
 
 
 def adaptive_avg_pool(x, size: int):
@@ -422,6 +280,8 @@ def adaptive_avg_pool(x, size: int):
 
 def max_pool(x):
     """3x3 max pooling with stride 2 and a padding of minus infinity, as behind ResNet's stem."""
+    if on_cpu():
+        return cpu.max_pool(x)
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 

@@ -280,6 +280,25 @@ def test_convolutions_of_any_geometry(size, depthwise, taps, strides, padding, d
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+# --- pooling
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7), (1, 2), (6, 5)])
+def test_max_pooling_of_a_cpu_equals_xlas_with_gradient(size, monkeypatch):
+    x = jax.nn.relu(jax.random.normal(jax.random.key(0), (2, *size, 5)))  # zeros tie: the first one takes the gradient
+
+    def value_and_gradient(x):
+        y, pull = jax.vjp(layers.max_pool, x)
+        return y, *pull(jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape))
+
+    results = []
+    for cpu in (True, False):
+        monkeypatch.setattr(layers, "on_cpu", lambda cpu=cpu: cpu)
+        results.append(once(lambda x: value_and_gradient(x), x))
+    for actual, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
 # --- resize
 
 
