@@ -1,0 +1,342 @@
+"""Speed of the networks without equalizers, with explicit and with folded ones, and of the same networks in PyTorch.
+
+python -m experiments.benchmark --heads=aspp,uper --size=256 --batch=2 --output=/tmp/benchmark
+
+For ResNet and each head: time of a forward pass (inference, logits at the head's resolution) and of forward + backward
+(training mode: batch statistics, dropout, auxiliary head, cross entropy at full resolution), images/s, compile time,
+memory (arguments, results and temporaries of the compiled program) and FLOPs. With PyTorch installed
+(`pip install -r requirements-bench.txt`) the same networks run there too, in the same process and with the same
+weights, after both are checked to compute the same logits. All candidates take turns and times are minima over the
+turns; a busy machine still falsifies them, PyTorch's most, whose threads wait for each other. Needs neither TensorFlow
+nor a data set.
+
+On a GPU a whole training step (with SGD) is timed too, PyTorch runs through torch.compile (with bfloat16 by autocast
+where --dtype=bfloat16), and the share of the card's peak is given. That part was written without a GPU at hand and has
+never run on one.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from se_jax import fold, losses, parallel
+from se_jax.importers import import_segmentor
+from se_jax.models import ASPPHead, Equalizer, FCNHead, PSPHead, ResNet, Segmenter, SepASPPHead, UPerHead
+
+try:
+    import torch
+
+    from experiments import torch_peer
+except ImportError:
+    torch = None
+
+HEADS = {"fcn": FCNHead, "psp": PSPHead, "aspp": ASPPHead, "sep_aspp": SepASPPHead, "uper": UPerHead}
+OUTPUT_STRIDES = {"uper": 32}  # all others 8, as in the reference's configs
+SITES = {"fcn": ("concat_input",)}  # resizes nothing, so its site is off unless named
+MODES = {"baseline": "none", "explicit": "explicit", "folded": "folded"}
+NUM_CLASSES = 19
+AUXILIARY_WEIGHT = 0.4
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+# Dense bfloat16 peak of a card, TFLOP/s, by a part of its name (NVIDIA's data sheets).
+PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40": 362, "L4": 121, "A10": 125, "RTX 4090": 165}
+
+
+class Candidate(NamedTuple):
+    """One thing to time: `run()` blocks until it is done; `facts` are what is known of it beforehand."""
+
+    side: str
+    run: callable
+    facts: dict
+
+
+def make_model(head: str, flags, mode: str) -> Segmenter:
+    dtype = jnp.dtype(flags.dtype)
+    width = flags.width
+    decoder = HEADS[head](
+        NUM_CLASSES, channels=8 * width, equalizer=Equalizer(mode, sites=SITES.get(head)), dtype=dtype
+    )
+    auxiliary = FCNHead(NUM_CLASSES, 4 * width, in_index=2, num_convs=1, concat_input=False, dtype=dtype)
+    encoder = ResNet(flags.depth, output_stride=OUTPUT_STRIDES.get(head, 8), width=width, dtype=dtype)
+    return Segmenter(encoder, decoder, auxiliary)
+
+
+def make_peer(head: str, flags):
+    """The same network in PyTorch, in training mode."""
+    torch.manual_seed(0)
+    encoder = {"depth": flags.depth, "width": flags.width, "output_stride": OUTPUT_STRIDES.get(head, 8)}
+    peer = torch_peer.Segmentor(head, NUM_CLASSES, 8 * flags.width, 4 * flags.width, **encoder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch_peer.randomize(peer).to(device, memory_format=torch.channels_last)
+
+
+def make_variables(head: str, flags, peer) -> dict[str, dict]:
+    """Variables for the three modes: the peer's weights, or drawn ones, and made-up equalizer statistics."""
+    explicit = make_model(head, flags, "explicit")
+    shapes = jax.eval_shape(explicit.init, jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
+    if peer is None:
+        variables = parallel.jit_once(explicit.init)(jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
+    else:
+        state = {name: tensor.detach().float().cpu().numpy() for name, tensor in peer.state_dict().items()}
+        variables = import_segmentor(state, shapes)
+    rng = np.random.default_rng(0)
+    equalizer = jax.tree.map(lambda leaf: rng.uniform(0.3, 0.9, leaf.shape).astype(np.float32), shapes["equalizer"])
+    variables = jax.device_put({**variables, "equalizer": equalizer})
+    baseline = {name: value for name, value in variables.items() if name != "equalizer"}
+    return {"baseline": baseline, "explicit": variables, "folded": fold.fold(variables)}
+
+
+def forward(model):
+    return lambda variables, images: model.apply(variables, images)["logits"]
+
+
+def forward_backward(model):
+    def function(variables, images, labels, key):
+        def loss(params):
+            out, new = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            )
+            total = losses.divisor(labels)
+            decoder, _ = losses.cross_entropy(out["logits"], labels, total)
+            auxiliary, _ = losses.cross_entropy(out["auxiliary"], labels, total)
+            return decoder + AUXILIARY_WEIGHT * auxiliary, new
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    return function
+
+
+def train_step(model):
+    optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
+
+    def function(variables, images, labels, key):
+        variables, momentum = variables
+        loss, gradients = forward_backward(model)(variables, images, labels, key)
+        updates, momentum = optimizer.update(gradients, momentum)
+        return loss, optax.apply_updates(variables["params"], updates), momentum
+
+    return function, optimizer
+
+
+def jax_candidate(side: str, function, arguments) -> Candidate:
+    """Compiles `function` for `arguments`, timed."""
+    lowered = parallel.jit(function).lower(*arguments)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    sizes = memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes
+    # of the program before XLA's optimisation: a GPU's compiled one hides convolutions in library calls
+    flops = lowered.cost_analysis()["flops"]
+    facts = {"compile_s": seconds, "memory_bytes": sum(sizes), "flops": flops}
+    return Candidate(side, lambda: jax.block_until_ready(compiled(*arguments)), facts)
+
+
+def torch_candidate(kind: str, peer, images, labels, dtype: str) -> Candidate:
+    device = next(peer.parameters()).device
+    cuda = device.type == "cuda"
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)  # channels_last by its strides
+    labels = torch.from_numpy(labels).long().to(device)
+    network = torch.compile(peer) if cuda else peer
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    optimizer = torch.optim.SGD(peer.parameters(), LEARNING_RATE, MOMENTUM)
+
+    def loss():
+        with cast:
+            outputs = [torch_peer.resize(out.float(), labels.shape[1:]) for out in network(images)]
+        decoder, auxiliary = (torch.nn.functional.cross_entropy(out, labels) for out in outputs)
+        return decoder + AUXILIARY_WEIGHT * auxiliary
+
+    def run():
+        peer.train(kind != "forward")
+        result = None
+        if kind == "forward":
+            with torch.no_grad(), cast:
+                result = network(images)
+        else:
+            peer.zero_grad(set_to_none=True)
+            loss().backward()
+            if kind == "train step":
+                optimizer.step()
+        if cuda:
+            torch.cuda.synchronize()
+        return result
+
+    return Candidate("pytorch", run, {})
+
+
+def check_equal(ours: Candidate, peer: Candidate, dtype: str) -> float:
+    """max|difference| of the two sides' logits, in their standard deviations.
+
+    Raises:
+      ValueError: they are not the same network.
+    """
+    actual = np.asarray(ours.run(), np.float32)
+    expected = peer.run().permute(0, 2, 3, 1).float().cpu().numpy()
+    error = float(np.abs(actual - expected).max() / expected.std())
+    allowed = 1e-3 if dtype == "float32" and jax.default_backend() == "cpu" else 0.2
+    if not error <= allowed:
+        raise ValueError(f"JAX and PyTorch logits differ by {error:.1e} standard deviations, allowed {allowed:.0e}")
+    return error
+
+
+def take_turns(candidates: list[Candidate], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every candidate, by side: one warm-up, then `repeats` rounds in which each runs once."""
+    times = {candidate.side: [] for candidate in candidates}
+    for turn in range(repeats + 1):
+        for candidate in candidates:
+            time.sleep(0.05)  # idle threads of the library before wait for work by spinning
+            start = time.perf_counter()
+            candidate.run()
+            if turn > 0:
+                times[candidate.side].append(time.perf_counter() - start)
+    return times
+
+
+def benchmark_head(head: str, flags, report=print) -> list[dict]:
+    """Rows of the table for one head."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(flags.batch, flags.size, flags.size, 3)).astype(np.float32)
+    labels = rng.integers(0, NUM_CLASSES, images.shape[:3]).astype(np.int32)
+    peer = make_peer(head, flags) if torch else None
+    variables = make_variables(head, flags, peer)
+    placed = jax.device_put((images, labels, jax.random.key(0)))
+    kinds = ["forward", "forward+backward"] + (["train step"] if jax.default_backend() != "cpu" else [])
+    rows = []
+    for kind in kinds:
+        candidates = []
+        for side, mode in MODES.items():
+            model = make_model(head, flags, mode)
+            state = variables[side]
+            if kind == "forward":
+                candidates.append(jax_candidate(side, forward(model), (state, placed[0])))
+            elif kind == "forward+backward":
+                candidates.append(jax_candidate(side, forward_backward(model), (state, *placed)))
+            else:
+                function, optimizer = train_step(model)
+                arguments = ((state, optimizer.init(state["params"])), *placed)
+                candidates.append(jax_candidate(side, function, arguments))
+        if peer is not None:
+            candidates.append(torch_candidate(kind, peer, images, labels, flags.dtype))
+            if kind == "forward":
+                error = check_equal(candidates[0], candidates[-1], flags.dtype)
+                report(f"{head}: the logits of JAX and PyTorch agree to {error:.0e} standard deviations")
+        times = take_turns(candidates, flags.repeats)
+        rows += [make_row(head, kind, candidate, times, flags) for candidate in candidates]
+        for row in rows[-len(candidates) :]:
+            report(format_row(row))
+    return rows
+
+
+def make_row(head: str, kind: str, candidate: Candidate, times: dict[str, list[float]], flags) -> dict:
+    best = {side: min(seconds) for side, seconds in times.items()}
+    seconds = best[candidate.side]
+    row = {"head": head, "pass": kind, "side": candidate.side, "seconds": seconds, **candidate.facts}
+    row["median_s"] = float(np.median(times[candidate.side]))
+    row["images_per_s"] = flags.batch / seconds
+    row["to_baseline"] = seconds / best["baseline"]
+    if "pytorch" in best:
+        row["to_pytorch"] = seconds / best["pytorch"]
+    peak = next((peak for name, peak in PEAKS.items() if name in jax.devices()[0].device_kind), None)
+    if peak and "flops" in row:
+        row["share_of_peak"] = row["flops"] / seconds / (peak * 1e12)
+    return row
+
+
+COLUMNS = {
+    "head": ("head", "{}"),
+    "pass": ("pass", "{}"),
+    "side": ("side", "{}"),
+    "ms": ("seconds", "{:.1f}", 1e3),
+    "median ms": ("median_s", "{:.1f}", 1e3),
+    "images/s": ("images_per_s", "{:.2f}"),
+    "/ baseline": ("to_baseline", "{:.3f}"),
+    "/ PyTorch": ("to_pytorch", "{:.3f}"),
+    "compile s": ("compile_s", "{:.1f}"),
+    "memory MB": ("memory_bytes", "{:.0f}", 1e-6),
+    "GFLOP": ("flops", "{:.1f}", 1e-9),
+    "of peak": ("share_of_peak", "{:.1%}"),
+}
+WIDTHS = [max(len(title), 9) for title in COLUMNS]
+WIDTHS[1] = len("forward+backward")
+
+
+def cells(row: dict) -> list[str]:
+    texts = []
+    for key, template, *scale in COLUMNS.values():
+        value = row.get(key)
+        texts.append("-" if value is None else template.format(value * scale[0] if scale else value))
+    return texts
+
+
+def format_row(row: dict) -> str:
+    return "  ".join(text.rjust(width) for text, width in zip(cells(row), WIDTHS, strict=True))
+
+
+def environment(flags) -> dict:
+    """What the numbers hold for."""
+    return {
+        "flags": {name: value for name, value in vars(flags).items() if name != "output"},
+        "device": jax.devices()[0].device_kind,
+        "cpu_cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "torch": torch.__version__ if torch else None,
+    }
+
+
+def write(directory: str, rows: list[dict], flags) -> None:
+    """benchmark.json and benchmark.md."""
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    facts = environment(flags)
+    (directory / "benchmark.json").write_text(json.dumps({"environment": facts, "rows": rows}, indent=2) + "\n")
+    lines = [", ".join(f"{name} {value}" for name, value in (facts | facts["flags"]).items() if name != "flags"), ""]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|"]
+    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+    (directory / "benchmark.md").write_text("\n".join(lines) + "\n")
+
+
+def parse_flags(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__.split("\n")[0])
+    parser.add_argument("--heads", default=",".join(HEADS), help=f"of {', '.join(HEADS)}; separated by commas")
+    parser.add_argument("--size", type=int, default=256, help="height and width of the images")
+    parser.add_argument("--batch", type=int, default=2, help="images a step, at least 2 (BatchNorm of pooled maps)")
+    parser.add_argument("--width", type=int, default=64, help="base channels; heads have 8 times as many")
+    parser.add_argument("--depth", type=int, default=50, help="of the ResNet: 18, 34, 50 or 101")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the activations")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds in which every candidate is timed once")
+    parser.add_argument("--output", help="folder for benchmark.json and benchmark.md")
+    flags = parser.parse_args(arguments)
+    flags.heads = flags.heads.split(",")
+    if unknown := set(flags.heads) - set(HEADS):
+        parser.error(f"--heads names {', '.join(sorted(unknown))}; expected some of {', '.join(HEADS)}")
+    if flags.batch < 2 or flags.repeats < 1:
+        parser.error("--batch must be at least 2 and --repeats at least 1")
+    return flags
+
+
+def main(arguments=None) -> list[dict]:
+    flags = parse_flags(arguments)
+    if torch:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    print(json.dumps(environment(flags)))
+    if torch is None:
+        print("PyTorch is not installed: no comparison (pip install -r requirements-bench.txt)")
+    print("  ".join(title.rjust(width) for title, width in zip(COLUMNS, WIDTHS, strict=True)))
+    rows = [row for head in flags.heads for row in benchmark_head(head, flags, lambda text: print(text, flush=True))]
+    if flags.output:
+        write(flags.output, rows, flags)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
