@@ -31,48 +31,52 @@ def _product_backward(saved, dy):
 product.defvjp(_product_forward, _product_backward)
 
 
+def _taps(length: int, taps: int, strides: int, padding: int, dilation: int):
+    """Along an axis, for every tap that meets the map: (tap, slice of the outputs it reaches, of the inputs they read)."""
+    outputs = (length + 2 * padding - dilation * (taps - 1) - 1) // strides + 1
+    for tap in range(taps):
+        offset = tap * dilation - padding
+        start, stop = max(0, -(offset // strides)), min(outputs, (length - 1 - offset) // strides + 1)
+        if start < stop:
+            first = start * strides + offset
+            yield tap, slice(start, stop), slice(first, first + (stop - start - 1) * strides + 1, strides)
+
+
+def _outputs(x, kernel, strides: int, padding: int, dilation: int) -> list[int]:
+    sizes = zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    return [(length + 2 * padding - dilation * (taps - 1) - 1) // strides + 1 for length, taps in sizes]
+
+
+def _add_at(total, rows: slice, columns: slice, part):
+    """`total` with `part` added to some of its rows and columns."""
+    if rows.step in (None, 1):
+        start = (0, rows.start, columns.start, 0)
+        return lax.dynamic_update_slice(total, total[:, rows, columns] + part, start)
+    spread = []
+    for axis, where in ((1, rows), (2, columns)):
+        spread.append((where.start, total.shape[axis] - where.stop, where.step - 1))
+    return total + lax.pad(part, jnp.zeros((), part.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
+
+
 def conv_by_taps(x, kernel, padding: int, dilation: int):
     """Convolution of stride 1 as one matrix product a tap, each over the pixels where the tap falls inside the map.
 
     Where the dilation is large against the map, much of the convolution would multiply zeros of the padding.
     """
-
-    def inside(length: int, taps: int):
-        """For every tap that meets the map: its index, the output rows [start, stop) it reaches, and their source."""
-        outputs = length + 2 * padding - dilation * (taps - 1)
-        for tap in range(taps):
-            offset = tap * dilation - padding
-            start, stop = max(0, -offset), min(outputs, length - offset)
-            if start < stop:
-                yield tap, (start, outputs - stop, 0), slice(start + offset, stop + offset)
-
-    size = [n + 2 * padding - dilation * (taps - 1) for n, taps in zip(x.shape[1:3], kernel.shape[:2], strict=True)]
-    y = jnp.zeros((x.shape[0], *size, kernel.shape[3]), x.dtype)
-    for i, pad_rows, rows in inside(x.shape[1], kernel.shape[0]):
-        for j, pad_columns, columns in inside(x.shape[2], kernel.shape[1]):
-            part = product(x[:, rows, columns], kernel[i, j])
-            y += lax.pad(part, jnp.zeros((), part.dtype), ((0, 0, 0), pad_rows, pad_columns, (0, 0, 0)))
+    y = jnp.zeros((x.shape[0], *_outputs(x, kernel, 1, padding, dilation), kernel.shape[3]), x.dtype)
+    for i, rows, source_rows in _taps(x.shape[1], kernel.shape[0], 1, padding, dilation):
+        for j, columns, source_columns in _taps(x.shape[2], kernel.shape[1], 1, padding, dilation):
+            y = _add_at(y, rows, columns, product(x[:, source_rows, source_columns], kernel[i, j]))
     return y
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def depthwise(x, kernel, strides: int, padding: int, dilation: int):
-    """Depthwise convolution as shifted multiply-adds; the kernel's gradient sums all taps' products row by row."""
-    return _shifted_sum(x, kernel, strides, dilation, ((padding, padding, 0),) * 2)
-
-
-def _shifted_sum(x, kernel, strides: int, dilation: int, padding):
-    """Depthwise cross-correlation; `padding` is (low, high, interior) of rows and of columns, as `lax.pad` has it."""
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
-    extent = [
-        (length - dilation * (taps - 1) - 1) // strides * strides + 1
-        for length, taps in zip(x.shape[1:3], kernel.shape[:2], strict=True)
-    ]
-    y = 0
-    for i in range(kernel.shape[0]):
-        for j in range(kernel.shape[1]):
-            top, left = i * dilation, j * dilation
-            y += x[:, top : top + extent[0] : strides, left : left + extent[1] : strides] * kernel[i, j, 0]
+    """Depthwise convolution as multiply-adds of shifted maps, each where its tap falls inside; gradients alike."""
+    y = jnp.zeros((x.shape[0], *_outputs(x, kernel, strides, padding, dilation), x.shape[3]), x.dtype)
+    for i, rows, source_rows in _taps(x.shape[1], kernel.shape[0], strides, padding, dilation):
+        for j, columns, source_columns in _taps(x.shape[2], kernel.shape[1], strides, padding, dilation):
+            y = _add_at(y, rows, columns, x[:, source_rows, source_columns] * kernel[i, j, 0])
     return y
 
 
@@ -82,29 +86,31 @@ def _depthwise_forward(x, kernel, strides, padding, dilation):
 
 def _depthwise_backward(strides, padding, dilation, saved, dy):
     x, kernel = saved
-    taps_h, taps_w = kernel.shape[:2]
-    # the input's gradient: dy, spread over the strides, through the kernel turned around
-    spread = []
-    for length, outputs, taps in zip(x.shape[1:3], dy.shape[1:3], (taps_h, taps_w), strict=True):
-        low = dilation * (taps - 1) - padding
-        spread.append((low, length - 1 + padding - strides * (outputs - 1), strides - 1))
-    dx = _shifted_sum(dy, kernel[::-1, ::-1], 1, dilation, spread)
+    dx = jnp.zeros_like(x)
+    dkernel = jnp.zeros(kernel.shape, jnp.float32)
+    for i, rows, source_rows in _taps(x.shape[1], kernel.shape[0], strides, padding, dilation):
+        across = list(_taps(x.shape[2], kernel.shape[1], strides, padding, dilation))
+        for j, columns, source_columns in across:
+            dx = _add_at(dx, source_rows, source_columns, dy[:, rows, columns] * kernel[i, j, 0])
+        for (j, _, _), value in zip(across, _row_sums(x, dy, rows, source_rows, across), strict=True):
+            dkernel = dkernel.at[i, j, 0].set(value)
+    return dx, dkernel.astype(kernel.dtype)
 
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    columns = [slice(j * dilation, j * dilation + (dy.shape[2] - 1) * strides + 1, strides) for j in range(taps_w)]
 
-    def add_row(row, sums):
-        here = lax.dynamic_index_in_dim(dy, row, 1, keepdims=False)
-        above = [
-            lax.dynamic_index_in_dim(padded, row * strides + i * dilation, 1, keepdims=False) for i in range(taps_h)
-        ]
-        products = [source[:, column] * here for source in above for column in columns]
+def _row_sums(x, dy, rows: slice, source_rows: slice, across: list) -> list:
+    """For one row of taps, the sums over all pixels of dy times what each tap reads: [c] each.
+
+    Row by row into sums that keep their columns: long vectors, no reduction until the end.
+    """
+
+    def add_row(k, sums):
+        gradient = lax.dynamic_index_in_dim(dy, rows.start + k, 1, keepdims=False)
+        source = lax.dynamic_index_in_dim(x, source_rows.start + k * (source_rows.step or 1), 1, keepdims=False)
+        products = [gradient[:, columns] * source[:, source_columns] for _, columns, source_columns in across]
         return [total + product.astype(jnp.float32) for total, product in zip(sums, products, strict=True)]
 
-    sums = [jnp.zeros((x.shape[0], *dy.shape[2:]), jnp.float32)] * (taps_h * taps_w)
-    sums = lax.fori_loop(0, dy.shape[1], add_row, sums)
-    dkernel = jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape)
-    return dx, dkernel.astype(kernel.dtype)
+    sums = [jnp.zeros((x.shape[0], where.stop - where.start, x.shape[3]), jnp.float32) for _, where, _ in across]
+    return [total.sum((0, 1)) for total in lax.fori_loop(0, rows.stop - rows.start, add_row, sums)]
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
