@@ -238,8 +238,8 @@ def _equalizer(runs: list[Run]) -> str:
             numbers += [f"{row['checked_mean']:.4f}", f"{row['checked_std']:.4f}"]
         cells = "".join(f'<td class="num">{n}</td>' for n in numbers)
         lines.append(f"<tr><th>{html.escape(row['site'])}</th><td>{html.escape(str(row['branch']))}</td>{cells}</tr>")
-    head = "<th>site</th><th>branch</th><th>mean</th><th>std</th><th>ratio to the widest</th>"
-    head += "<th>equalized: mean</th><th>std</th>" if checked else ""
+    head = "<th>site</th><th>branch</th><th>mean</th><th>std</th><th>ratio</th>"
+    head += "<th>mean, after</th><th>std, after</th>" if checked else ""
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     groups = [(site, [(b, s) for b, s in branches if s > 0 and math.isfinite(s)]) for site, branches in sites.items()]
     picture = svg.bars([g for g in groups if g[1]], x_label="standard deviation before equalizing")
@@ -248,6 +248,7 @@ def _equalizer(runs: list[Run]) -> str:
         "Every branch x that enters a fusion becomes (x − mean) / std, so that all branches of a site start at mean 0 "
         "and standard deviation 1. The constants were measured over the training set before training"
         + (", per channel; shown are means over channels." if channels else ".")
+        + " Ratio: a branch's standard deviation to that of the site's widest."
         + (" The last two columns were measured on other images, after equalizing." if checked else "")
         + (f" Run: {html.escape(run.name)}." if len(runs) > 1 else "")
     )
