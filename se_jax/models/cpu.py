@@ -32,7 +32,7 @@ product.defvjp(_product_forward, _product_backward)
 
 
 def _taps(length: int, taps: int, strides: int, padding: int, dilation: int):
-    """Along an axis, for every tap that meets the map: (tap, slice of the outputs it reaches, of the inputs they read)."""
+    """Along an axis, for every tap that meets the map: (tap, slice of the outputs it reaches, of the inputs read)."""
     outputs = (length + 2 * padding - dilation * (taps - 1) - 1) // strides + 1
     for tap in range(taps):
         offset = tap * dilation - padding
