@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
 
 
 def data() -> dict:
-    """config.data; see data_pipelines.default_config."""
+    """config.data, whose augmentation goes in this order."""
     return {
         "name": "shapes",  # or folder
         "batch_size": 16,  # of all devices and processes together
@@ -57,7 +57,7 @@ def data() -> dict:
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to first; None: their own size
         "ratio_range": (0.5, 2.0),  # then resized by a random ratio
         "crop": (96, 128),  # (height, width)
-        "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it
+        "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it; 1: never
         "flip": 0.5,  # probability
         "photometric": True,  # random brightness, contrast, saturation and hue
         # 'folder' only

@@ -2,13 +2,13 @@
 
 data = data_pipelines.build(config.data)          # Data(train, val, labels)
 batches = data_pipelines.train_batches(data, config.data, seed=0, start_step=0)
+
+The keys of config.data and their defaults stand in configs/common.py.
 """
 
 import dataclasses
 
-import ml_collections
 import tensorflow as tf
-from ml_collections import config_dict
 
 # The accelerators belong to JAX: TensorFlow would take their memory, and on a TPU the whole chip.
 tf.config.set_visible_devices([], "GPU")
@@ -30,7 +30,6 @@ __all__ = [
     "build",
     "calibration_batches",
     "check_labels",
-    "default_config",
     "eval_batches",
     "read_example",
     "train_batches",
@@ -46,37 +45,6 @@ class Data:
     train: Source
     val: Source
     labels: LabelSpec
-
-
-def default_config() -> ml_collections.ConfigDict:
-    """Every key of config.data with its default value."""
-    return ml_collections.ConfigDict(
-        {
-            "name": "shapes",  # one of NAMES
-            "batch_size": 16,  # of all devices and processes together
-            "on_error": "stop",  # at an unreadable file: 'stop', or 'skip' (counted; another image takes its place)
-            "cache": False,  # keep decoded training images in memory: 4 bytes a pixel; for sets of up to a few GB
-            # Augmentation, in this order.
-            "scale": config_dict.placeholder(
-                tuple
-            ),  # (width, height) to fit images to, times the ratio; None: their own
-            "ratio_range": (0.5, 2.0),
-            "crop": (96, 128),  # (height, width)
-            "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it; 1 takes any crop
-            "flip": 0.5,  # probability
-            "photometric": True,  # random brightness, contrast, saturation and hue
-            # 'folder' only.
-            "dir": "",
-            "train_split": "train",
-            "val_split": "val",
-            "image_dir": "images",
-            "label_dir": "annotations",
-            # 'shapes' only.
-            "image_size": (96, 128),  # (height, width)
-            "num_train": 2000,
-            "num_val": 200,
-        }
-    )
 
 
 def build(config) -> Data:

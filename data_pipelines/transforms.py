@@ -17,7 +17,7 @@ _RANDOM_NUMBERS = 1 + 2 * (REDRAWS + 1) + 1 + 9
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The parameters of `augment`; see data_pipelines.default_config for their meaning."""
+    """The parameters of `augment`; see configs/common.py for their meaning."""
 
     crop: tuple[int, int]
     scale: tuple[int, int] | None = None

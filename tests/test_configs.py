@@ -59,10 +59,6 @@ def test_config_says_how_to_run_it(name):
     assert f"python -m se_jax.main --config=configs/{name}.py" in load(name).__doc__
 
 
-def test_common_data_options_are_the_pipelines():
-    assert keys(common.get_config().data) == keys(data_pipelines.default_config())
-
-
 def test_fcn_fuses_four_stages():
     model = build(load("camvid_fcn").get_config().model)
     assert list(model.sites) == ["resize_concat"]
