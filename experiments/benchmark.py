@@ -21,7 +21,8 @@ import os
 import pathlib
 import platform
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ class Candidate(NamedTuple):
     """One thing to time: `run()` blocks until it is done; `facts` are what is known of it beforehand."""
 
     side: str
-    run: callable
+    run: Callable[[], Any]
     facts: dict
 
 

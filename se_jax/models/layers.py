@@ -40,9 +40,10 @@ def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, 
     if kernel.shape[:2] == (1, 1) and padding == 0 and groups == 1:
         x = x[:, ::strides, ::strides]
         return cpu.product(x, kernel[0, 0]) if on_cpu() else x @ kernel[0, 0]
-    if on_cpu() and groups > 1 and groups == x.shape[-1] == kernel.shape[-1]:
+    on_cpu_in_float32 = on_cpu() and x.dtype == jnp.float32  # the forms below add up in the dtype they are given
+    if on_cpu_in_float32 and groups > 1 and groups == x.shape[-1] == kernel.shape[-1]:
         return cpu.depthwise(x, kernel, strides, padding, dilation)
-    if on_cpu() and groups == strides == 1 and 2 * dilation >= 0.3 * min(x.shape[1:3]) and dilation > 1:
+    if on_cpu_in_float32 and groups == strides == 1 and 2 * dilation >= 0.3 * min(x.shape[1:3]) and dilation > 1:
         return cpu.conv_by_taps(x, kernel, padding, dilation)
     return lax.conv_general_dilated(
         x,
