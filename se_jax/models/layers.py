@@ -62,7 +62,7 @@ def tap_bias_map(bias, size: tuple[int, int], *, strides: int, padding: int, dil
     The same as convolving one more, zero-padded input channel of ones with `bias` as its kernel.
 
     Args:
-      bias: [kh, kw, out], one bias a tap.
+      bias: float32 [kh, kw, out], one bias a tap.
       size: (h, w) of the convolution's input.
 
     Returns:
@@ -75,7 +75,21 @@ def tap_bias_map(bias, size: tuple[int, int], *, strides: int, padding: int, dil
         return ((source >= 0) & (source < length)).astype(np.float32)
 
     rows, columns = (taps_inside(length, taps) for length, taps in zip(size, bias.shape[:2], strict=True))
-    return jnp.einsum("hk,wl,klo->hwo", rows, columns, bias, precision=lax.Precision.HIGHEST)
+    lines = jnp.einsum("wl,klo->kwo", columns, bias, precision=lax.Precision.HIGHEST)
+    return _spread(lines, rows)
+
+
+@jax.custom_vjp
+def _spread(lines, rows):
+    """[k, w, o] by constant [h, k] -> [h, w, o]; the gradient that JAX would make transposes the whole map first."""
+    return jnp.tensordot(rows, lines, 1, precision=lax.Precision.HIGHEST)
+
+
+def _spread_backward(rows, dy):
+    return jnp.tensordot(rows.T, dy, 1, precision=lax.Precision.HIGHEST), jnp.zeros_like(rows)
+
+
+_spread.defvjp(lambda lines, rows: (_spread(lines, rows), rows), _spread_backward)
 
 
 class Conv(nn.Module):

@@ -191,14 +191,19 @@ def test_tap_bias_is_one_more_channel_of_ones(size, taps, strides, padding, dila
         return  # no output
     geometry = {"strides": strides, "padding": padding, "dilation": dilation}
     bias = np.random.default_rng(0).normal(size=(taps, taps, 3)).astype(np.float32)
-    expected, actual = once(
-        lambda bias: (
-            layers.conv2d(jnp.ones((1, *size, 1)), bias[:, :, None], **geometry)[0],
-            layers.tap_bias_map(bias, size, **geometry),
-        ),
-        bias,
+
+    def value_and_gradient(function):
+        value, pull = jax.vjp(function, bias)
+        return value, *pull(jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape))
+
+    actual, expected = once(
+        lambda: (
+            value_and_gradient(lambda bias: layers.tap_bias_map(bias, size, **geometry)),
+            value_and_gradient(lambda bias: layers.conv2d(jnp.ones((1, *size, 1)), bias[:, :, None], **geometry)[0]),
+        )
     )
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def convolution_and_gradients(x, kernel, weights, groups, **geometry):
