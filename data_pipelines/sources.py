@@ -3,6 +3,7 @@
 A source knows where bytes come from, nothing else; every source goes through the same pipeline.
 """
 
+import abc
 import collections
 import io
 import os
@@ -17,7 +18,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 LABEL_ENDINGS = (".png",)
 
 
-class Source:
+class Source(abc.ABC):
     """A sequence of encoded examples: `len(source)`, `source[i] -> (image bytes, annotation bytes, name)`.
 
     name: what messages call the source, for example its directory.
@@ -30,15 +31,15 @@ class Source:
         self.decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.skipped: collections.Counter[str] = collections.Counter()
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[bytes, bytes, str]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> tuple[bytes, bytes, str]: ...
 
+    @abc.abstractmethod
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of image `index`; raises DataError if it cannot be read."""
-        raise NotImplementedError
 
     def label_name(self, index: int) -> str:
         """What messages call annotation `index`."""
