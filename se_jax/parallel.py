@@ -15,11 +15,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from se_jax.models import layers
 
 P = PartitionSpec
-# The first rule whose pattern is found in a parameter's path says how it is split. They must cover every parameter.
+# The first rule whose pattern is found in a parameter's path says how its last axes are split, the others are whole.
+# They must cover every parameter.
 RULES = (
-    (r"(^|/)(scale|bias|tap_bias)$", P()),
+    (r"(^|/)(scale|bias|tap_bias|gamma|bias_table)$", P()),
     (r"(^|/)conv_seg/kernel$", P()),  # the number of classes seldom divides
-    (r"(^|/)kernel$", P(None, None, None, "model")),
+    (r"(^|/)kernel$", P("model")),  # outputs, of convolutions and of linear layers
 )
 
 
@@ -88,6 +89,7 @@ def param_shardings(mesh, params, rules=RULES):
         spec = next((spec for pattern, spec in rules if re.search(pattern, name)), None)
         if spec is None:
             raise ValueError(f"no sharding rule covers parameter {name} {leaf.shape}; add one to se_jax.parallel.RULES")
+        spec = P(*[None] * (leaf.ndim - len(spec)), *spec)
         sharding = NamedSharding(mesh, spec)
         try:
             sharding.shard_shape(leaf.shape)

@@ -14,7 +14,7 @@ from jax import lax
 
 @jax.custom_vjp
 def product(x, matrix):
-    """[b, h, w, c] times [c, out]. The gradient that JAX makes for the matrix transposes an operand first."""
+    """[..., c] times [c, out]. The gradient that JAX makes for the matrix transposes an operand first."""
     return x @ matrix
 
 

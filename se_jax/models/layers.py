@@ -35,11 +35,15 @@ def compiler_options() -> dict[str, str]:
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu() else {}
 
 
+def linear(x, kernel):
+    """[..., c] times [c, out] -> [..., out]."""
+    return cpu.product(x, kernel) if on_cpu() else x @ kernel
+
+
 def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1):
     """Cross-correlation with symmetric zero padding, as torch's conv2d: [b, h, w, c] -> [b, h', w', out]."""
     if kernel.shape[:2] == (1, 1) and padding == 0 and groups == 1:
-        x = x[:, ::strides, ::strides]
-        return cpu.product(x, kernel[0, 0]) if on_cpu() else x @ kernel[0, 0]
+        return linear(x[:, ::strides, ::strides], kernel[0, 0])
     on_cpu_in_float32 = on_cpu() and x.dtype == jnp.float32  # the forms below add up in the dtype they are given
     if on_cpu_in_float32 and groups > 1 and groups == x.shape[-1] == kernel.shape[-1]:
         return cpu.depthwise(x, kernel, strides, padding, dilation)
@@ -178,16 +182,23 @@ class BatchNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution without bias, BatchNorm, activation: mmcv's ConvModule. [b, h, w, c] -> [b, h', w', features]."""
+    """Convolution without bias, BatchNorm, activation: mmcv's ConvModule. [b, h, w, c] -> [b, h', w', features].
+
+    Attributes:
+      padding: as Conv's. epsilon, momentum, scale_init: as BatchNorm's.
+    """
 
     features: int
     kernel_size: int = 3
     strides: int = 1
+    padding: int | None = None
     dilation: int = 1
     groups: int = 1
     activation: Callable | None = nn.relu
     tap_bias: bool = False
     dtype: Dtype = jnp.float32
+    epsilon: float = 1e-5
+    momentum: float = 0.1
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
@@ -196,13 +207,15 @@ class ConvBlock(nn.Module):
             self.features,
             self.kernel_size,
             strides=self.strides,
+            padding=self.padding,
             dilation=self.dilation,
             groups=self.groups,
             tap_bias=self.tap_bias,
             dtype=self.dtype,
             name="conv",
         )(x)
-        x = BatchNorm(scale_init=self.scale_init, dtype=self.dtype, name="bn")(x, train)
+        norm = BatchNorm(self.epsilon, self.momentum, self.scale_init, dtype=self.dtype, name="bn")
+        x = norm(x, train)
         return x if self.activation is None else self.activation(x)
 
 
