@@ -89,7 +89,7 @@ def param_shardings(mesh, params, rules=RULES):
         spec = next((spec for pattern, spec in rules if re.search(pattern, name)), None)
         if spec is None:
             raise ValueError(f"no sharding rule covers parameter {name} {leaf.shape}; add one to se_jax.parallel.RULES")
-        spec = P(*[None] * (leaf.ndim - len(spec)), *spec)
+        spec = P(*[None] * (leaf.ndim - len(spec)), *spec) if spec else spec
         sharding = NamedSharding(mesh, spec)
         try:
             sharding.shard_shape(leaf.shape)

@@ -1,6 +1,7 @@
 """Layers of transformer encoders with PyTorch's numbers: linear, LayerNorm, exact GELU, drop path, attention, windows.
 
-Maps are [batch, height, width, channels]. Sources: PyTorch's operators, as mmsegmentation 1.2.2 and mmcv 2.1.0 call them.
+Maps are [batch, height, width, channels]. Sources: PyTorch's operators, as mmsegmentation 1.2.2 and mmcv 2.1.0 call
+them.
 """
 
 from collections.abc import Callable
@@ -59,7 +60,8 @@ def gelu(x):
 class DropPath(nn.Module):
     """Stochastic depth (https://arxiv.org/abs/1603.09382): drops a residual branch, one draw a sample.
 
-    A branch that stays is divided by the probability of staying. Acts in training, where the caller gave a 'dropout' key.
+    A branch that stays is divided by the probability of staying. Acts in training, where the caller gave a 'dropout'
+    key.
     """
 
     rate: float
@@ -110,7 +112,8 @@ class SelfAttention(nn.Module):
     """Global attention with spatially reduced keys and values: [b, h, w, c] -> [b, h, w, c].
 
     Of PVT (https://arxiv.org/abs/2102.12122), as MiT and Twins use it. Keys and values come from the map reduced by a
-    convolution whose kernel and stride are `reduction` (a remainder at the bottom and right is dropped) and a LayerNorm.
+    convolution whose kernel and stride are `reduction` (a remainder at the bottom and right is dropped) and a
+    LayerNorm.
     """
 
     heads: int
