@@ -30,7 +30,7 @@ import numpy as np
 import optax
 
 from se_jax import fold, losses, parallel
-from se_jax.importers import import_segmentor
+from se_jax.importers import import_weights
 from se_jax.models import ASPPHead, Equalizer, FCNHead, PSPHead, ResNet, Segmenter, SepASPPHead, UPerHead
 
 try:
@@ -87,7 +87,7 @@ def make_variables(head: str, flags, peer) -> dict[str, dict]:
         variables = parallel.jit_once(explicit.init)(jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
     else:
         state = {name: tensor.detach().float().cpu().numpy() for name, tensor in peer.state_dict().items()}
-        variables = import_segmentor(state, shapes)
+        variables = import_weights(explicit, state, shapes)
     rng = np.random.default_rng(0)
     equalizer = jax.tree.map(lambda leaf: rng.uniform(0.3, 0.9, leaf.shape).astype(np.float32), shapes["equalizer"])
     variables = jax.device_put({**variables, "equalizer": equalizer})

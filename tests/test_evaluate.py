@@ -13,7 +13,7 @@ from configs import shapes_aspp
 from data_pipelines.labels import LabelSpec
 from data_pipelines.sources import Source
 from se_jax import evaluate, metrics, parallel
-from se_jax.importers.convert import import_segmentor
+from se_jax.importers.convert import import_weights
 from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, build
 from se_jax.models.segmenter import normalize
 from tests.conftest import assert_close_to_reference
@@ -128,7 +128,7 @@ def test_whole_inference_is_the_references(golden):
     model = Segmenter(
         encoder, PSPHead(num_classes=5, channels=16), FCNHead(5, 8, num_convs=1, concat_input=False, in_index=2)
     )
-    variables = import_segmentor(case.group("sd"), shapes_of(model))
+    variables = import_weights(model, case.group("sd"), shapes_of(model))
     infer = jax.jit(lambda v, x, size: evaluate.infer(model, v, x, size), static_argnums=2)
     flips = {"horizontal": 2, "vertical": 1}
     for item in case.meta["items"]:

@@ -11,7 +11,7 @@ import pytest
 
 from configs import common
 from se_jax import calibrate, checkpoints, optimizers, parallel, state, train
-from se_jax.importers import import_segmentor
+from se_jax.importers import import_weights
 from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, build
 
 # ---- The step ----
@@ -70,7 +70,7 @@ def largest_error(actual, expected):
 
 def test_three_steps_of_sgd_are_the_references(reference):
     model, template, batches, case = reference
-    before = import_segmentor(case.group("sd"), template)
+    before = import_weights(model, case.group("sd"), template)
     states, measured = trained(model, before, batches, step_config(), jit=parallel.jit)
 
     for ours, theirs in zip(measured, case.meta["history"], strict=True):
@@ -85,9 +85,9 @@ def test_three_steps_of_sgd_are_the_references(reference):
     momentum = jax.tree.leaves(states[0].opt_state, is_leaf=lambda x: isinstance(x, dict))[0]
     grads = jax.tree.map(lambda m, p: m - 5e-4 * p, momentum, before["params"])
     running = {name: value for name, value in case.group("sd").items() if "running" in name}
-    expected = import_segmentor(case.group("grad") | running, template)["params"]
+    expected = import_weights(model, case.group("grad") | running, template)["params"]
     assert largest_error(grads, expected) < 5e-3
-    after = import_segmentor(case.group("after"), template)
+    after = import_weights(model, case.group("after"), template)
     assert largest_error(states[-1].params, after["params"]) < 1e-3
     assert largest_error(states[-1].batch_stats, after["batch_stats"]) < 1e-4
 

@@ -1,5 +1,5 @@
-"""PyTorch checkpoints -> variables: a table of (pattern, our path, layout) a family, and what applies them."""
+"""PyTorch checkpoints <-> variables: a table of (pattern, our path, layout) a family, and what applies them."""
 
-from se_jax.importers.convert import import_segmentor
+from se_jax.importers.convert import export_weights, import_weights
 
-__all__ = ["import_segmentor"]
+__all__ = ["export_weights", "import_weights"]

@@ -1,84 +1,268 @@
-"""Applies the tables: a torch state dict, as numpy arrays by name, to the variables of a network, checked both ways."""
+"""Applies the tables: tensors of a PyTorch checkpoint <-> variables of a network, checked both ways."""
 
 import re
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from se_jax.importers import heads, resnet
+from se_jax.importers import adapt, tables
+from se_jax.importers.rules import Leaf, Table
+from se_jax.models import Segmenter
 
-RULES = (*resnet.RULES, *heads.RULES)
-PREFIXES = {"backbone.": "encoder/", "decode_head.": "decoder/", "auxiliary_head.": "auxiliary/"}
-# Tensors without a counterpart: BatchNorm's step counter (our momentum is fixed), an ImageNet classifier.
-SKIPPED = re.compile(r"(.*\.)?num_batches_tracked|(backbone\.)?fc\.(weight|bias)")
+# our part of a whole network -> mmsegmentation's prefix
+PREFIXES = {"encoder": "backbone.", "decoder": "decode_head.", "auxiliary": "auxiliary_head."}
+COLLECTIONS = ("params", "batch_stats")
+CLASSIFIER = "conv_seg"
+# Tensors of any checkpoint that have no counterpart.
+SKIPPED = {
+    r"(.*\.)?num_batches_tracked": "BatchNorm's step counter; our momentum is fixed",
+    r"head\..*": "ImageNet classifier",  # of mmpretrain's checkpoints, beside `backbone.`
+}
 
 
-def import_segmentor(state_dict: dict[str, np.ndarray], variables: dict) -> dict:
-    """Fills a network's variables with a PyTorch checkpoint's tensors.
+class Imported(NamedTuple):
+    """What became of a checkpoint.
 
-    Names are those of mmsegmentation: `backbone.`, `decode_head.` and `auxiliary_head.` in front for a whole segmentor,
-    none for the variables of an encoder or of a head alone.
+    Attributes:
+      variables: of the network, filled.
+      layout: whose names the checkpoint has.
+      used: how many of its tensors went in.
+      skipped: its other tensors -> why they did not.
+      kept: our variables, as paths, that had no tensor and keep their initial values.
+      adapted: our variables whose tensor had another size -> what was done to it.
+    """
+
+    variables: dict
+    layout: str
+    used: int
+    skipped: dict[str, str]
+    kept: tuple[str, ...]
+    adapted: dict[str, str]
+
+
+class Place(NamedTuple):
+    """Where one of our arrays is found in a checkpoint."""
+
+    tensors: tuple[str, ...]
+    leaf: Leaf
+    optional: bool
+    stem: bool
+
+
+def import_weights(model, state_dict: dict[str, np.ndarray], variables: dict, layout: str = "auto", **options) -> dict:
+    """The variables of a network filled with a PyTorch checkpoint's tensors; see `match`, which says what was done."""
+    return match(model, state_dict, variables, layout, **options).variables
+
+
+def match(
+    model,
+    state_dict: dict[str, np.ndarray],
+    variables: dict,
+    layout: str = "auto",
+    *,
+    skip_classifier: bool = False,
+    bgr: bool = False,
+) -> Imported:
+    """Fits a PyTorch checkpoint into a network.
 
     Args:
+      model: a Segmenter, an encoder or a head. A Segmenter takes whole checkpoints, with mmsegmentation's `backbone.`,
+        `decode_head.` and `auxiliary_head.` in front of the names, and checkpoints of an encoder alone; its heads then
+        keep their initial values.
       state_dict: torch's tensors as numpy arrays, by name.
-      variables: the network's own variables, {'params', 'batch_stats', ...}, nested; arrays or ShapeDtypeStructs.
-
-    Returns:
-      New variables of the same structure. Collections that checkpoints do not hold ('equalizer') are passed on.
+      variables: the model's own, {'params', 'batch_stats', ...}, nested; arrays, or ShapeDtypeStructs where nothing is
+        to keep its initial value. Collections that checkpoints do not hold ('equalizer') are passed on.
+      layout: whose names: 'mmseg', 'timm', 'torchvision', 'official' (the authors' own repository), or 'auto', which
+        takes the one that finds most tensors.
+      skip_classifier: keep the initial classifiers, for a checkpoint of other classes.
+      bgr: the checkpoint's network saw blue, green, red; its first kernel is turned round.
 
     Raises:
-      ValueError: naming every tensor that fits nowhere, every shape that differs, every variable without a tensor.
+      ValueError: naming every tensor that fits nowhere, every shape that differs, every variable without a tensor; or
+        for a layout that the network does not have.
     """
-    wanted = {key: leaf for key, leaf in _flatten(variables).items() if key[0] in ("params", "batch_stats")}
-    # where a head fuses branches, its convolution sits one level deeper, as `block` of the fusion; torch's does not
-    places = {tuple(part for part in key if part != "block"): key for key in wanted}
-    filled, sources, problems = {}, {}, []
-    for name, tensor in state_dict.items():
-        if SKIPPED.fullmatch(name):
-            continue
-        key, value = _target(name, np.asarray(tensor), places)
-        if key is None:
-            problems.append(f"tensor {name} {np.shape(tensor)} has no place in this network")
-        elif key in filled:
-            problems.append(f"tensors {sources[key]} and {name} both belong to {'/'.join(key)}")
-        elif value.shape != tuple(wanted[key].shape):
-            problems.append(f"tensor {name} is {value.shape} in our layout, {'/'.join(key)} is {wanted[key].shape}")
-            filled[key] = value
+    parts = _parts(model, state_dict)
+    layout, places = _choose_layout(parts, state_dict, variables, layout)
+    wanted = {key: leaf for key, leaf in flatten(variables).items() if key[0] in COLLECTIONS}
+    skipped = _skipped(parts, layout, state_dict)
+    filled, kept, adapted, problems = {}, [], {}, []
+    for key, initial in wanted.items():
+        place = places.get(key)
+        path = "/".join(key)
+        if place is None and len(key) > 1 and key[1] in PREFIXES and not parts.keys() & {key[1], ""}:
+            kept.append(path)  # a head beside an encoder's checkpoint
+        elif place is None:
+            problems.append(f"no rule of layout {layout} knows {path} {tuple(initial.shape)}")
+        elif skip_classifier and CLASSIFIER in key:
+            kept.append(path)
+            skipped |= {name: "classifier, as asked" for name in place.tensors if name in state_dict}
+        elif missing := [name for name in place.tensors if name not in state_dict]:
+            if place.optional and len(missing) == len(place.tensors):
+                kept.append(path)
+            else:
+                problems.append(f"no tensor {', '.join(missing)} for {path} {tuple(initial.shape)}")
         else:
-            filled[key], sources[key] = value.astype(wanted[key].dtype), name
-    problems += [f"no tensor for {'/'.join(key)} {wanted[key].shape}" for key in wanted if key not in filled]
+            tensors = [np.asarray(state_dict[name]) for name in place.tensors]
+            tensors, note = adapt.to_network(tensors, place.leaf, initial.shape, stem=place.stem, bgr=bgr)
+            if note:
+                adapted[path] = note
+            problems += _shape_problems(place, tensors, initial.shape)
+            filled[key] = (place, tensors)
+    used = {name for place, _ in filled.values() for name in place.tensors}
+    for name in state_dict:
+        if name not in used and name not in skipped:
+            problems.append(f"tensor {name} {np.shape(state_dict[name])} has no place in this network")
+    without_value = [path for path in kept if isinstance(_get(variables, path), jax.ShapeDtypeStruct)]
+    problems += [f"no tensor for {path}, and no initial value was given" for path in without_value]
     if problems:
-        raise ValueError(
-            f"The checkpoint does not fit the network ({len(problems)} differences; check depth, variant, width, head "
-            "and number of classes):\n  " + "\n  ".join(problems)
-        )
-    return _unflatten(_flatten(variables) | filled)
+        raise ValueError(_message(problems, layout))
+    values = {
+        key: np.ascontiguousarray(place.leaf.to_ours(*tensors).astype(wanted[key].dtype))
+        for key, (place, tensors) in filled.items()
+    }
+    new = unflatten(flatten(variables) | values)
+    return Imported(new, layout, len(used), skipped, tuple(kept), adapted)
 
 
-def _target(name: str, tensor: np.ndarray, places: dict):
-    """The key of the variable that a tensor belongs to and its value in our layout, or (None, None)."""
-    scope = ""
-    for prefix, ours in PREFIXES.items():
-        if name.startswith(prefix):
-            name, scope = name.removeprefix(prefix), ours
-    module, _, leaf_name = name.rpartition(".")
-    for rule in RULES:
-        match, leaf = re.fullmatch(rule.pattern, module), rule.layout.get(leaf_name)
-        if match is None or leaf is None or leaf.rank != tensor.ndim:
+def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, np.ndarray]:
+    """The inverse: the tensors of a network under the names of a layout, in torch's axis order.
+
+    Step counters and derived buffers, which hold nothing trained, are left out.
+
+    Raises:
+      ValueError: the layout does not know a variable; equalizers, also folded ones, have no counterpart in PyTorch.
+    """
+    tensors = {}
+    places = _places(_parts(model, None), layout, variables)
+    for key, array in flatten(variables).items():
+        if key not in places:
+            raise ValueError(
+                f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}; only networks without scale "
+                "equalizers can be written for PyTorch"
+                if key[0] == "equalizer" or key[-1] == "tap_bias"
+                else f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}"
+            )
+        place = places[key]
+        for name, tensor in zip(place.tensors, place.leaf.to_theirs(np.asarray(array)), strict=True):
+            tensors[name] = np.ascontiguousarray(tensor)
+    return tensors
+
+
+def _parts(model, state_dict) -> dict[str, tuple[str, Any]]:
+    """Our scope -> (the prefix of its tensors' names, module), of those parts that the checkpoint is about."""
+    if not isinstance(model, Segmenter):
+        return {"": ("", model)}
+    parts = {"encoder": model.encoder, "decoder": model.decoder}
+    if model.auxiliary is not None:
+        parts["auxiliary"] = model.auxiliary
+    if state_dict is not None and not any(name.startswith(PREFIXES["decoder"]) for name in state_dict):
+        prefix = PREFIXES["encoder"] if any(name.startswith(PREFIXES["encoder"]) for name in state_dict) else ""
+        return {"encoder": (prefix, model.encoder)}
+    return {scope: (PREFIXES[scope], module) for scope, module in parts.items()}
+
+
+def _choose_layout(parts: dict, state_dict: dict, variables: dict, layout: str) -> tuple[str, dict]:
+    """The layout's name and its places; for 'auto' that of the layout of which most tensors are in the checkpoint."""
+    first = next(iter(parts.values()))[1]
+    candidates = list(tables.tables_of(first)) if layout == "auto" else [layout]
+    found = {name: _places(parts, name, variables) for name in candidates}
+
+    def hits(name: str) -> int:
+        return sum(tensor in state_dict for place in found[name].values() for tensor in place.tensors)
+
+    best = max(candidates, key=hits)
+    return best, found[best]
+
+
+def _places(parts: dict, layout: str, variables: dict) -> dict[tuple[str, ...], Place]:
+    """Key of each of our variables -> where a checkpoint of that layout has it."""
+    made = {scope: (prefix, _table(module, layout)) for scope, (prefix, module) in parts.items()}
+    places = {}
+    for key in flatten(variables):
+        scope = key[1] if key[1] in made else ""
+        if key[0] not in COLLECTIONS or scope not in made:
             continue
-        key = places.get((leaf.collection, *(scope + match.expand(rule.path)).split("/"), leaf.name))
-        if key is not None:
-            return key, leaf.turn(tensor)
-    return None, None
+        prefix, table = made[scope]
+        # where a head fuses branches, its convolution sits one level deeper, as `block` of the fusion; torch's does not
+        module = "/".join(part for part in key[2 if scope else 1 : -1] if part != "block")
+        if (place := _place(table, module, key[0], key[-1], prefix)) is not None:
+            places[key] = place
+    return places
 
 
-def _flatten(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], np.ndarray]:
+def _table(module, layout: str) -> Table:
+    known = tables.tables_of(module)
+    if isinstance(module, tables.HEADS):
+        layout = "mmseg"  # the only one that has heads
+    if layout not in known:
+        raise ValueError(f"layout is {layout!r}; {type(module).__name__} has {', '.join(known)}")
+    return known[layout](module)
+
+
+def _place(table: Table, module: str, collection: str, name: str, prefix: str) -> Place | None:
+    for rule in table.rules:
+        leaf = next((leaf for leaf in rule.leaves if (leaf.collection, leaf.name) == (collection, name)), None)
+        theirs = rule.module_of(module)
+        if leaf is not None and theirs is not None:
+            scope = prefix + theirs + "." if theirs else prefix
+            optional = any(re.fullmatch(pattern, module) for pattern in table.optional)
+            stem = bool(table.stem) and module == table.stem and name == "kernel"
+            return Place(tuple(scope + tensor for tensor in leaf.tensors), leaf, optional, stem)
+    return None
+
+
+def _skipped(parts: dict, layout: str, state_dict: dict) -> dict[str, str]:
+    """Tensors that have no counterpart on purpose -> why."""
+    reasons = dict(SKIPPED)
+    for prefix, module in parts.values():
+        table = _table(module, layout)
+        reasons |= {f"(?:{re.escape(prefix)})(?:{pattern})": reason for pattern, reason in table.skipped.items()}
+    if parts.keys() == {"encoder", "decoder"}:
+        reasons[re.escape(PREFIXES["auxiliary"]) + ".*"] = "this network has no auxiliary head"
+    skipped = {}
+    for name in state_dict:
+        reason = next((reason for pattern, reason in reasons.items() if re.fullmatch(pattern, name)), None)
+        if reason:
+            skipped[name] = reason
+    return skipped
+
+
+def _shape_problems(place: Place, tensors: list, shape: tuple[int, ...]) -> list[str]:
+    expected = [t.shape for t in place.leaf.to_theirs(np.broadcast_to(np.float32(0), shape))]
+    return [
+        f"tensor {name} is {tensor.shape} in the checkpoint, {wanted} in this network"
+        for name, tensor, wanted in zip(place.tensors, tensors, expected, strict=True)
+        if tensor.shape != wanted
+    ]
+
+
+def _message(problems: list[str], layout: str) -> str:
+    classifier = any(f"{CLASSIFIER}." in problem and "in this network" in problem for problem in problems)
+    hint = "; skip_classifier keeps the initial classifier, for a checkpoint of other classes" if classifier else ""
+    shown = problems if len(problems) <= 40 else [*problems[:40], f"and {len(problems) - 40} more"]
+    return (
+        f"The checkpoint, read as layout {layout}, does not fit the network ({len(problems)} differences; check "
+        f"variant, width, head and number of classes{hint}):\n  " + "\n  ".join(shown)
+    )
+
+
+def _get(variables: dict, path: str):
+    for part in path.split("/"):
+        variables = variables[part]
+    return variables
+
+
+def flatten(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Nested dicts -> {path: leaf}."""
     flat = {}
     for name, value in tree.items():
-        flat |= _flatten(value, (*path, name)) if isinstance(value, dict) else {(*path, name): value}
+        flat |= flatten(value, (*path, name)) if isinstance(value, dict) else {(*path, name): value}
     return flat
 
 
-def _unflatten(flat: dict) -> dict:
+def unflatten(flat: dict[tuple[str, ...], Any]) -> dict:
+    """The inverse of `flatten`."""
     tree = {}
     for path, value in flat.items():
         node = tree

@@ -1,12 +1,30 @@
-"""Decode heads: FCN (the auxiliary one too), PSP, ASPP, SepASPP and UPer, by mmsegmentation's names."""
+"""Every decode head, the auxiliary one too, by mmsegmentation's names."""
 
-from se_jax.importers.rules import CONV_BIAS, Rule, conv_block
+from se_jax.importers.rules import CONV, Rule, Table, conv_block
 
-RULES = (
-    Rule(r"conv_seg", "conv_seg", CONV_BIAS),
-    *conv_block(r"(conv_cat|bottleneck|fpn_bottleneck|c1_bottleneck)", r"\1"),
-    *conv_block(r"(convs|aspp_modules|lateral_convs|fpn_convs)\.(\d+)", r"\1_\2"),
-    *conv_block(r"(aspp_modules|sep_bottleneck)\.(\d+)\.(depthwise_conv|pointwise_conv)", r"\1_\2/\3"),
-    *conv_block(r"psp_modules\.(\d+)\.1", r"psp_modules_\1"),  # 0 is the pooling
-    *conv_block(r"image_pool\.1", "image_pool"),
-)
+
+def mmseg(head) -> Table:
+    """One table for all heads: names that two of them share mean the same."""
+    return Table(
+        (
+            Rule("conv_seg", "conv_seg", CONV),
+            *(
+                rule
+                for name in ("conv_cat", "bottleneck", "fpn_bottleneck", "c1_bottleneck", "fusion_conv")
+                for rule in conv_block(name, name)
+            ),
+            *(
+                rule
+                for name in ("convs", "aspp_modules", "lateral_convs", "fpn_convs")
+                for rule in conv_block(name + ".{}", name + "_{}")
+            ),
+            *(
+                rule
+                for name in ("aspp_modules", "sep_bottleneck")
+                for part in ("depthwise_conv", "pointwise_conv")
+                for rule in conv_block(f"{name}.{{}}.{part}", f"{name}_{{}}/{part}")
+            ),
+            *conv_block("psp_modules.{}.1", "psp_modules_{}"),  # 0 is the pooling
+            *conv_block("image_pool.1", "image_pool"),
+        )
+    )

@@ -1,22 +1,39 @@
-"""ResNet V1b, V1c and V1d, by the names of mmsegmentation and torchvision."""
+"""ResNet V1b, V1c and V1d, by the names of mmsegmentation, torchvision (V1b only) and timm (resnet50, 50c and 50d)."""
 
-from se_jax.importers.rules import CONV, NORM, Rule
+from se_jax.importers.rules import Table, conv_bn
 
-_BLOCK = r"layer(\d)\.(\d+)"
+_IMAGENET_CLASSIFIER = {r"fc\.(weight|bias)": "ImageNet classifier"}
 
-RULES = (
-    Rule(r"conv1", "stem_0/conv", CONV),  # V1b
-    Rule(r"bn1", "stem_0/bn", NORM),
-    Rule(r"stem\.0", "stem_0/conv", CONV),  # V1c, V1d: convolution, norm and ReLU three times in one sequence
-    Rule(r"stem\.1", "stem_0/bn", NORM),
-    Rule(r"stem\.3", "stem_1/conv", CONV),
-    Rule(r"stem\.4", "stem_1/bn", NORM),
-    Rule(r"stem\.6", "stem_2/conv", CONV),
-    Rule(r"stem\.7", "stem_2/bn", NORM),
-    Rule(rf"{_BLOCK}\.conv(\d)", r"layer\1_\2/conv\3/conv", CONV),
-    Rule(rf"{_BLOCK}\.bn(\d)", r"layer\1_\2/conv\3/bn", NORM),
-    Rule(rf"{_BLOCK}\.downsample\.0", r"layer\1_\2/downsample/conv", CONV),
-    Rule(rf"{_BLOCK}\.downsample\.1", r"layer\1_\2/downsample/bn", NORM),
-    Rule(rf"{_BLOCK}\.downsample\.1", r"layer\1_\2/downsample/conv", CONV),  # V1d: an average pool comes first
-    Rule(rf"{_BLOCK}\.downsample\.2", r"layer\1_\2/downsample/bn", NORM),
-)
+
+def mmseg(encoder) -> Table:
+    """Three stem convolutions in one sequence with their norms and ReLUs; V1b has one, outside of it."""
+    stem = conv_bn("conv1", "bn1", "stem_0")
+    if encoder.variant != "v1b":
+        stem = [rule for i in range(3) for rule in conv_bn(f"stem.{3 * i}", f"stem.{3 * i + 1}", f"stem_{i}")]
+    return _table(encoder, stem)
+
+
+def timm(encoder) -> Table:
+    """Two stem convolutions in the sequence `conv1` with their norms; the third's norm is `bn1`."""
+    stem = conv_bn("conv1", "bn1", "stem_0")
+    if encoder.variant != "v1b":
+        stem = conv_bn("conv1.0", "conv1.1", "stem_0") + conv_bn("conv1.3", "conv1.4", "stem_1")
+        stem += conv_bn("conv1.6", "bn1", "stem_2")
+    return _table(encoder, stem)
+
+
+def _table(encoder, stem) -> Table:
+    average = 1 if encoder.variant == "v1d" else 0  # V1d's shortcut has an average pool in front
+    return Table(
+        rules=(
+            *stem,
+            *conv_bn("layer{}.{}.conv{}", "layer{}.{}.bn{}", "layer{}_{}/conv{}"),
+            *conv_bn(
+                f"layer{{}}.{{}}.downsample.{average}",
+                f"layer{{}}.{{}}.downsample.{average + 1}",
+                "layer{}_{}/downsample",
+            ),
+        ),
+        skipped=_IMAGENET_CLASSIFIER,
+        stem="stem_0/conv",
+    )

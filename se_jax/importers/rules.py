@@ -1,5 +1,6 @@
-"""Layout rules: how the tensors of one torch module become leaves of ours."""
+"""The language of the import tables: which module of a checkpoint is which of ours, how its tensors are laid out."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,36 +8,90 @@ import numpy as np
 
 
 class Leaf(NamedTuple):
-    """Where a tensor goes below its module's path, and how its axes are turned."""
+    """One of our arrays and the tensors of a torch module that it is made of.
+
+    Attributes:
+      collection, name: of our array below its module's path, e.g. ('params', 'kernel').
+      tensors: names below the torch module; more than one where torch keeps apart what we keep together.
+      to_ours: their values -> our array. to_theirs: the exact inverse, array -> tuple of tensors.
+    """
 
     collection: str
     name: str
-    rank: int
-    turn: Callable[[np.ndarray], np.ndarray] = lambda tensor: tensor
+    tensors: tuple[str, ...]
+    to_ours: Callable[..., np.ndarray]
+    to_theirs: Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 class Rule(NamedTuple):
-    """Torch modules whose whole name matches the regular expression `pattern` go to `path`, in the given `layout`."""
+    """Torch module `theirs` is our module `ours`; each `{}` stands for one number, in the same order on both sides."""
 
-    pattern: str
-    path: str
-    layout: dict[str, Leaf]
+    theirs: str
+    ours: str
+    leaves: tuple[Leaf, ...]
 
-
-def _kernel(tensor: np.ndarray) -> np.ndarray:
-    return tensor.transpose(2, 3, 1, 0)  # OIHW -> HWIO; grouped kernels alike, their I is inputs / groups in both
-
-
-CONV = {"weight": Leaf("params", "kernel", 4, _kernel)}
-CONV_BIAS = CONV | {"bias": Leaf("params", "bias", 1)}
-NORM = {
-    "weight": Leaf("params", "scale", 1),
-    "bias": Leaf("params", "bias", 1),
-    "running_mean": Leaf("batch_stats", "mean", 1),
-    "running_var": Leaf("batch_stats", "var", 1),
-}
+    def module_of(self, ours: str) -> str | None:
+        """The torch module that our module is, or None if this rule is about others."""
+        pattern = r"(\d+)".join(re.escape(part) for part in self.ours.split("{}"))
+        match = re.fullmatch(pattern, ours)
+        return self.theirs.format(*match.groups()) if match else None
 
 
-def conv_block(pattern: str, path: str) -> tuple[Rule, Rule]:
+class Table(NamedTuple):
+    """How one layout names one network.
+
+    Attributes:
+      rules: looked up from our side; the first that fits a variable counts.
+      skipped: regular expression of tensor names -> why they have no counterpart.
+      optional: regular expressions of our modules that keep their initial values if a checkpoint lacks them.
+      stem: our module of the first convolution, whose inputs are the image's channels.
+    """
+
+    rules: tuple[Rule, ...]
+    skipped: dict[str, str] = {}
+    optional: tuple[str, ...] = ()
+    stem: str = ""
+
+
+def parameter(ours: str, theirs: str) -> Leaf:
+    """A parameter that is the same array on both sides."""
+    return Leaf("params", ours, (theirs,), lambda tensor: tensor, lambda array: (array,))
+
+
+def transposed(ours: str, theirs: str, axes: tuple[int, ...]) -> Leaf:
+    """A parameter whose axes are `axes` of torch's."""
+    inverse = tuple(np.argsort(axes))
+    return Leaf("params", ours, (theirs,), lambda t: t.transpose(axes), lambda a: (a.transpose(inverse),))
+
+
+def _statistic(ours: str, theirs: str) -> Leaf:
+    return parameter(ours, theirs)._replace(collection="batch_stats")
+
+
+_BIAS = parameter("bias", "bias")
+# OIHW <-> HWIO; grouped kernels alike, their I is inputs / groups in both
+CONV = (transposed("kernel", "weight", (2, 3, 1, 0)), _BIAS)
+LINEAR = (transposed("kernel", "weight", (1, 0)), _BIAS)
+LAYER_NORM = (parameter("scale", "weight"), _BIAS)
+NORM = (*LAYER_NORM, _statistic("mean", "running_mean"), _statistic("var", "running_var"))
+# torch's 1x1 convolution [out, in, 1, 1], our linear map [in, out]; and the other way round
+LINEAR_AS_CONV = (
+    Leaf("params", "kernel", ("weight",), lambda t: t[:, :, 0, 0].T, lambda a: (a.T[:, :, None, None],)),
+    _BIAS,
+)
+CONV_AS_LINEAR = (
+    Leaf("params", "kernel", ("weight",), lambda t: t.T[None, None], lambda a: (a[0, 0].T,)),
+    _BIAS,
+)
+# the packed projection of torch's MultiheadAttention
+IN_PROJ = (transposed("kernel", "in_proj_weight", (1, 0)), parameter("bias", "in_proj_bias"))
+
+
+def conv_block(theirs: str, ours: str) -> tuple[Rule, Rule]:
     """The two rules of mmcv's ConvModule."""
-    return Rule(rf"{pattern}\.conv", f"{path}/conv", CONV), Rule(rf"{pattern}\.bn", f"{path}/bn", NORM)
+    return Rule(f"{theirs}.conv", f"{ours}/conv", CONV), Rule(f"{theirs}.bn", f"{ours}/bn", NORM)
+
+
+def conv_bn(conv: str, bn: str, ours: str) -> tuple[Rule, Rule]:
+    """The two rules of a convolution and its BatchNorm that have no module in common; ours is a ConvBlock."""
+    return Rule(conv, f"{ours}/conv", CONV), Rule(bn, f"{ours}/bn", NORM)

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import benchmark
 from se_jax import parallel
-from se_jax.importers import import_segmentor
+from se_jax.importers import import_weights
 from se_jax.models import ResNet
 
 
@@ -89,7 +89,7 @@ def test_encoders_of_the_peer_are_ours(options):
     peer = torch_peer.randomize(torch_peer.ResNet(width=8, **options)).eval()
     ours = ResNet(width=8, **options)
     state = {name: tensor.numpy() for name, tensor in peer.state_dict().items()}
-    variables = import_segmentor(state, jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+    variables = import_weights(ours, state, jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
     images = np.random.default_rng(0).normal(size=(1, 97, 64, 3)).astype(np.float32)
     with torch.no_grad():
         expected = [maps.permute(0, 2, 3, 1).numpy() for maps in peer(torch.from_numpy(images).permute(0, 3, 1, 2))]

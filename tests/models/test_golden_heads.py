@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from se_jax.importers import import_segmentor
+from se_jax.importers import import_weights
 from se_jax.models.decoders import ASPPHead, FCNHead, PSPHead, SepASPPHead, UPerHead
 from tests.conftest import assert_close_to_reference
 
@@ -61,6 +61,6 @@ def test_head_equals_the_reference(golden, name):
     case = golden(name)
     features = [case[f"in/{i}"].transpose(0, 2, 3, 1) for i in range(4)]
     head = make_head(case.meta)
-    variables = import_segmentor(case.group("sd"), jax.eval_shape(head.init, jax.random.key(0), features))
+    variables = import_weights(head, case.group("sd"), jax.eval_shape(head.init, jax.random.key(0), features))
     logits = np.asarray(jax.jit(head.apply)(variables, features))
     assert_close_to_reference(logits, case["out/0"].transpose(0, 2, 3, 1))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax.importers import import_segmentor
+from se_jax.importers import import_weights
 from se_jax.models.encoders import ResNet
 from tests.conftest import assert_close_to_reference
 
@@ -24,7 +24,7 @@ def resnet18():
 def test_equals_the_reference_at_even_and_odd_sizes(golden, case):
     case = golden(case)
     model = ResNet(depth=case.meta["kwargs"]["depth"], width=case.meta["kwargs"]["base_channels"], output_stride=8)
-    variables = import_segmentor(case.group("sd"), shapes(model))
+    variables = import_weights(model, case.group("sd"), shapes(model))
     for size in (0, 1):
         maps = jax.jit(model.apply)(variables, case[f"in/{size}"].transpose(0, 2, 3, 1))
         for stage, actual in enumerate(maps):
