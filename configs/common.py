@@ -13,7 +13,9 @@ def get_config() -> ConfigDict:
     config.num_steps = 1000
     config.accumulate = 1  # a step's batch goes through the network in this many parts, to save memory
     config.ema_decay = 0.0  # of the moving average of the parameters, which is then evaluated; 0: none is kept
-    config.init_from = ""  # start from a trained network: the workdir of a run, or workdir/checkpoints/<step>
+    # start from trained weights: the workdir of a run, workdir/checkpoints/<step>, a directory written by
+    # `python -m se_jax.importers`, or a PyTorch checkpoint (.safetensors, .pth) of the whole network or of its encoder
+    config.init_from = ""
     config.multihost = False  # join other hosts (also done when JAX_COORDINATOR_ADDRESS is set)
     config.mesh = {"model": 1}  # devices that share one copy of the convolution kernels; the others split the batch
 

@@ -121,8 +121,13 @@ class Checkpoints:
         """The last checkpoint, laid out as `state`, which holds jax.ShapeDtypeStructs with shardings.
 
         Raises:
-          ValueError: the checkpoint is of another network; names what differs.
+          ValueError: the checkpoint is of another network; names what differs. Or it holds imported weights only.
         """
+        if not (self.folder / str(self.last) / "progress").exists():
+            raise ValueError(
+                f"{self.folder.parent} holds imported weights, not a run; give another --workdir and this one as "
+                "--config.init_from"
+            )
         tree = state._asdict()
         items = {name: {key: tree[key] for key in keys} for name, keys in _ITEMS.items()}
         where = self.folder / str(self.last)
@@ -139,6 +144,20 @@ class Checkpoints:
         """Waits, and lets go of the folder."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+def save_variables(workdir, variables: dict) -> None:
+    """Writes variables that come from elsewhere as the only checkpoint of `workdir`, for `init_from` and for inference.
+
+    Raises:
+      FileExistsError: the workdir holds checkpoints.
+    """
+    folder = pathlib.Path(workdir).absolute() / FOLDER
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; give another directory, or remove it")
+    tree = {name: variables.get(name, {}) for name in VARIABLES}
+    with _manager(folder) as manager:
+        manager.save(0, args=ocp.args.Composite(variables=ocp.args.StandardSave(tree)))
 
 
 def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
@@ -166,6 +185,7 @@ def init_from(path, variables: dict) -> dict:
 
     Args:
       path: a workdir, whose best checkpoint is taken, or the directory of one checkpoint, workdir/checkpoints/<step>.
+        One of an encoder alone, as importing leaves it, fills the encoder.
 
     Raises:
       FileNotFoundError: no checkpoint there. ValueError: it is of another network; names what differs.
@@ -176,9 +196,12 @@ def init_from(path, variables: dict) -> dict:
     else:
         tree = _read_variables(path, "best")
     loaded = {"params": tree["ema"] or tree["params"], "batch_stats": tree["batch_stats"]}
-    wanted = {name: variables[name] for name in loaded}
+    wanted = {name: variables.get(name, {}) for name in loaded}
+    if loaded["params"].keys() == {"encoder"}:
+        wanted = {name: {"encoder": part["encoder"]} if "encoder" in part else {} for name, part in wanted.items()}
     _check_same_network(path, loaded, wanted)
-    return variables | jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), wanted, loaded)
+    new = jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), wanted, loaded)
+    return variables | {name: variables.get(name, {}) | part for name, part in new.items()}
 
 
 def _read_variables(workdir: pathlib.Path, which) -> dict:

@@ -23,7 +23,7 @@ from clu import metric_writers, periodic_actions
 from jax.experimental import multihost_utils
 
 import data_pipelines
-from se_jax import calibrate, checkpoints, evaluate, losses, optimizers, parallel, report
+from se_jax import calibrate, checkpoints, evaluate, importers, losses, optimizers, parallel, report
 from se_jax import state as train_state
 from se_jax.models import build
 from se_jax.models.segmenter import normalize
@@ -86,7 +86,7 @@ def train_and_evaluate(config, workdir) -> dict | None:
             born["params"] = parallel.param_shardings(mesh, jax.eval_shape(init)["params"])
         variables = parallel.jit_once(init, out_shardings=born)()
         if config.init_from:
-            variables = checkpoints.init_from(config.init_from, variables)
+            variables = start_from(config.init_from, model, variables)
 
         def passes(seed, limit):
             options = {"seed": seed, "max_images": limit, **processes}
@@ -351,6 +351,14 @@ def check(config, mesh) -> None:
             f"data.crop is {tuple(crop)}; expected (height, width), both whole numbers of at least {stride}, the "
             "encoder's output_stride, so that its last feature map has a pixel"
         )
+
+
+def start_from(path, model, variables: dict) -> dict:
+    """`variables` with the weights of a run or an import (a directory) or of a PyTorch checkpoint (a file)."""
+    if not pathlib.Path(path).is_file():
+        return checkpoints.init_from(path, variables)
+    imported = importers.load(path, model.with_equalizer(mode="none"), variables)
+    return jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), variables, imported.variables)
 
 
 def make_workdir(workdir) -> pathlib.Path:

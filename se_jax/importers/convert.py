@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from se_jax.importers import adapt, tables
+from se_jax.importers import adapt, files, tables
 from se_jax.importers.rules import Leaf, Table
 from se_jax.models import Segmenter
 
@@ -53,6 +53,14 @@ class Place(NamedTuple):
 def import_weights(model, state_dict: dict[str, np.ndarray], variables: dict, layout: str = "auto", **options) -> dict:
     """The variables of a network filled with a PyTorch checkpoint's tensors; see `match`, which says what was done."""
     return match(model, state_dict, variables, layout, **options).variables
+
+
+def load(path, model, variables: dict, layout: str = "auto", **options) -> Imported:
+    """Fits a checkpoint file into a network; see `files.read` and `match`, also for the errors."""
+    try:
+        return match(model, files.read(path), variables, layout, **options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def match(
@@ -149,17 +157,26 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
     return tensors
 
 
+def holds_heads(state_dict) -> bool:
+    """Whether a checkpoint is of a whole network rather than of an encoder alone."""
+    return any(name.startswith(PREFIXES["decoder"]) for name in state_dict)
+
+
 def _parts(model, state_dict) -> dict[str, tuple[str, Any]]:
     """Our scope -> (the prefix of its tensors' names, module), of those parts that the checkpoint is about."""
     if not isinstance(model, Segmenter):
-        return {"": ("", model)}
+        return {"": (_encoder_prefix(state_dict), model)}
+    if state_dict is not None and not holds_heads(state_dict):
+        return {"encoder": (_encoder_prefix(state_dict), model.encoder)}
     parts = {"encoder": model.encoder, "decoder": model.decoder}
     if model.auxiliary is not None:
         parts["auxiliary"] = model.auxiliary
-    if state_dict is not None and not any(name.startswith(PREFIXES["decoder"]) for name in state_dict):
-        prefix = PREFIXES["encoder"] if any(name.startswith(PREFIXES["encoder"]) for name in state_dict) else ""
-        return {"encoder": (prefix, model.encoder)}
     return {scope: (PREFIXES[scope], module) for scope, module in parts.items()}
+
+
+def _encoder_prefix(state_dict) -> str:
+    prefix = PREFIXES["encoder"]
+    return prefix if any(name.startswith(prefix) for name in state_dict or ()) else ""
 
 
 def _choose_layout(parts: dict, state_dict: dict, variables: dict, layout: str) -> tuple[str, dict]:
@@ -218,8 +235,11 @@ def _skipped(parts: dict, layout: str, state_dict: dict) -> dict[str, str]:
     for prefix, module in parts.values():
         table = _table(module, layout)
         reasons |= {f"(?:{re.escape(prefix)})(?:{pattern})": reason for pattern, reason in table.skipped.items()}
-    if parts.keys() == {"encoder", "decoder"}:
+    if "decoder" in parts and "auxiliary" not in parts:
         reasons[re.escape(PREFIXES["auxiliary"]) + ".*"] = "this network has no auxiliary head"
+    if parts.keys() == {""} and parts[""][0]:
+        heads = "|".join(re.escape(PREFIXES[scope]) for scope in ("decoder", "auxiliary"))
+        reasons[f"({heads}).*"] = "only the encoder is filled"
     skipped = {}
     for name in state_dict:
         reason = next((reason for pattern, reason in reasons.items() if re.fullmatch(pattern, name)), None)

@@ -1,0 +1,137 @@
+"""PyTorch checkpoints in and out.
+
+python -m se_jax.importers --source=FILE --config=configs/X.py --output=DIR      then --config.init_from=DIR
+python -m se_jax.importers --export=FILE.safetensors --workdir=DIR               weights of a run, for PyTorch
+python -m se_jax.importers --list                                                families, sizes, layouts
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+from collections import Counter
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment whose network is filled.")
+_SOURCE = flags.DEFINE_string("source", None, "PyTorch checkpoint to read: .safetensors, .pth")
+_LAYOUT = flags.DEFINE_string("layout", "auto", "Whose names it has: mmseg, timm, torchvision, official, or auto.")
+_OUTPUT = flags.DEFINE_string("output", None, "New directory for the imported weights.")
+_SKIP = flags.DEFINE_bool("skip_classifier", False, "Keep the initial classifiers: the checkpoint has other classes.")
+_BGR = flags.DEFINE_bool("bgr", False, "The checkpoint's network saw blue, green, red.")
+_EXPORT = flags.DEFINE_string("export", None, "New .safetensors file for the weights of the run in --workdir.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run to export.")
+_LIST = flags.DEFINE_bool("list", False, "Print the families, their sizes and layouts, and end.")
+
+
+def import_file(config, source: str, output: str, layout: str, *, skip_classifier: bool, bgr: bool) -> None:
+    """Fills the network of `config`, or its encoder, and writes output/checkpoints/0 and output/import.json.
+
+    Of a whole network also config.json (without equalizers, which no PyTorch checkpoint has) and, where the data set of
+    the config is at hand, labels.json: the output can then be evaluated and predict like a run.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from se_jax import checkpoints
+    from se_jax.importers import convert, files
+    from se_jax.models import build
+
+    output = pathlib.Path(output)
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; give another --output")
+    state_dict = files.read(source)
+    config.model.equalizer.mode = "none"
+    network = build(config.model)
+    whole = convert.holds_heads(state_dict)
+    model = network if whole else network.encoder
+    init = jax.jit(model.init) if skip_classifier else lambda *arguments: jax.eval_shape(model.init, *arguments)
+    variables = init(jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, 3)))
+    try:
+        done = convert.match(model, state_dict, variables, layout, skip_classifier=skip_classifier, bgr=bgr)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    filled = done.variables if whole else {name: {"encoder": part} for name, part in done.variables.items()}
+    checkpoints.save_variables(output, filled)
+    facts = {
+        "source": str(pathlib.Path(source).absolute()),
+        "sha256": hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest(),
+        "layout": done.layout,
+        "tensors": done.used,
+        "skipped": done.skipped,
+        "kept": done.kept,
+        "adapted": done.adapted,
+        "model": json.loads(config.model.to_json()),
+    }
+    (output / "import.json").write_text(json.dumps(facts, indent=1) + "\n")
+    describe(done, "network" if whole else "encoder")
+    if whole:
+        checkpoints.write_config(output, config)
+        _write_labels(output, config)
+    print(f"written to {output}; train from it with --config.init_from={output}")
+
+
+def describe(done, what: str) -> None:
+    """Prints what became of a checkpoint."""
+    print(f"layout {done.layout}: {done.used} tensors fill the {what}")
+    for reason, count in Counter(done.skipped.values()).items():
+        print(f"skipped {count}: {reason}")
+    for path in done.kept:
+        print(f"kept its initial value: {path}")
+    for note, count in Counter(done.adapted.values()).items():
+        print(f"adapted {count}: {note}")
+
+
+def _write_labels(output: pathlib.Path, config) -> None:
+    import data_pipelines
+    from se_jax import evaluate
+
+    try:
+        evaluate.write_labels(output, data_pipelines.build(config.data).labels)
+    except (OSError, ValueError) as error:
+        print(f"no labels.json, which predicting needs: the data set of the config is not at hand ({error})")
+
+
+def export_file(workdir: str, path: str, layout: str) -> None:
+    """Writes the best checkpoint of a run as a .safetensors file under a layout's names."""
+    from se_jax import checkpoints
+    from se_jax.importers import convert, files
+    from se_jax.models import build
+
+    config, variables = checkpoints.load_for_inference(workdir)
+    tensors = convert.export_weights(build(config.model), variables, "mmseg" if layout == "auto" else layout)
+    files.write(path, tensors)
+    print(f"{len(tensors)} tensors written to {path}")
+
+
+def list_tables() -> None:
+    """Prints a line a family: class, sizes, layouts."""
+    from se_jax.importers import tables
+
+    for encoder, layouts in tables.ENCODERS.items():
+        sizes = ", ".join(getattr(sys.modules[encoder.__module__], "VARIANTS", {})) or "sizes by its fields"
+        print(f"{encoder.__name__:22} {', '.join(layouts):38} {sizes}")
+    print(f"{', '.join(head.__name__ for head in tables.HEADS)}: mmseg")
+
+
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
+    try:
+        if _LIST.value:
+            list_tables()
+        elif _EXPORT.value and _WORKDIR.value:
+            export_file(_WORKDIR.value, _EXPORT.value, _LAYOUT.value)
+        elif _SOURCE.value and _CONFIG.value and _OUTPUT.value:
+            options = {"skip_classifier": _SKIP.value, "bgr": _BGR.value}
+            import_file(_CONFIG.value, _SOURCE.value, _OUTPUT.value, _LAYOUT.value, **options)
+        else:
+            raise ValueError("give --source, --config and --output, or --export and --workdir, or --list")
+    except (ValueError, OSError) as error:
+        sys.exit(f"se_jax.importers: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,118 @@
+"""Checkpoint files -> tensors as numpy arrays by name, and back: .safetensors, and .pth through PyTorch."""
+
+import pathlib
+import pickle
+import re
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+# under one of these keys training programs keep the state dict in their checkpoints
+STATE_KEYS = ("state_dict", "model", "model_state_dict")
+PARALLEL_PREFIX = "module."  # of torch's DistributedDataParallel
+
+
+def read(path) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint file, by name, as numpy arrays.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it is damaged, of another kind, holds no tensors, or would execute code; or PyTorch is missing.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; expected a checkpoint ({', '.join(('.safetensors', *PICKLED))})")
+    if path.suffix == ".safetensors":
+        return _unwrap(_read_safetensors(path), path)
+    if path.suffix in PICKLED:
+        return _unwrap(_read_pickled(path), path)
+    raise ValueError(f"{path} ends in {path.suffix!r}; expected {', '.join(('.safetensors', *PICKLED))}")
+
+
+def write(path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes tensors to a new .safetensors file, whole or not at all.
+
+    Raises:
+      ValueError: another ending. FileExistsError: the file exists.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} ends in {path.suffix!r}; weights are written as .safetensors")
+    if path.exists():
+        raise FileExistsError(f"{path} exists; remove it or choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
+    unfinished.rename(path)
+
+
+def _read_safetensors(path: pathlib.Path) -> dict:
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} is no complete .safetensors file ({error}); it begins with {_beginning(path)!r}"
+        ) from error
+
+
+def _read_pickled(path: pathlib.Path):
+    if not _beginning(path).startswith((b"PK\x03\x04", b"\x80")):
+        raise ValueError(
+            f"{path} is no PyTorch file: it begins with {_beginning(path)!r}. A web page or a Git LFS pointer in its "
+            "place? Download it again."
+        )
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: {path.suffix} files are read through PyTorch, which is not installed. Install it (pip install "
+            "torch), or convert the file elsewhere with safetensors.torch.save_file and give the .safetensors file."
+        ) from error
+    numbers = [np.dtype, np._core.multiarray.scalar, *{type(np.dtype(kind)) for kind in "fdilq?"}]  # in training logs
+    try:
+        with torch.serialization.safe_globals(numbers):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(
+                f"{path} is refused: loading it would execute code, {named[1]}. A file of weights holds tensors only; "
+                "if you trust its source, load it there and save its state_dict alone."
+            ) from error
+        raise ValueError(f"{path} is no PyTorch file of weights: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or cut off: {str(error).splitlines()[0]}") from error
+    return content
+
+
+def _unwrap(content, path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The state dict of a checkpoint, which may have the trainer's things around it."""
+    for key in STATE_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} holds no tensors by name, but {type(content).__name__}; expected a state dict")
+    state = {}
+    for name, tensor in content.items():
+        if not hasattr(tensor, "shape"):
+            raise ValueError(
+                f"{path}: {name!r} is no tensor but {type(tensor).__name__}; expected a state dict, plain or under "
+                f"one of the keys {', '.join(STATE_KEYS)}"
+            )
+        # bfloat16, which numpy lacks, fits into float32
+        state[name] = tensor if isinstance(tensor, np.ndarray) else _to_numpy(tensor)
+    if all(name.startswith(PARALLEL_PREFIX) for name in state):
+        state = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in state.items()}
+    return state
+
+
+def _to_numpy(tensor) -> np.ndarray:
+    """A torch tensor as numpy array."""
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _beginning(path: pathlib.Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(24)

@@ -1,0 +1,151 @@
+"""`python -m se_jax.importers`: a checkpoint becomes a directory to start from, a run becomes a file for PyTorch."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import shapes_aspp
+from se_jax import checkpoints, train
+from se_jax.importers import __main__ as command
+from se_jax.importers import export_weights, files
+from se_jax.models import build
+
+
+@pytest.fixture
+def config():
+    config = shapes_aspp.get_config()
+    config.data.crop = (32, 32)
+    config.data.num_train = config.data.num_val = 2
+    config.model.encoder.width = 4
+    config.model.decoder.update(channels=8, dilations=(1, 2))
+    config.model.auxiliary.channels = 4
+    return config
+
+
+def drawn(config, seed=0):
+    """A plain network of the config and random variables of it."""
+    model = build(config.model).with_equalizer(mode="none")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    rng = np.random.default_rng(seed)
+    return model, jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+def equal(a, b):
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def run_import(config, source, output, layout="auto", skip_classifier=False, bgr=False):
+    command.import_file(
+        config.copy_and_resolve_references(), source, output, layout, skip_classifier=skip_classifier, bgr=bgr
+    )
+
+
+def test_a_whole_network_there_and_back(config, tmp_path, capsys):
+    model, variables = drawn(config)
+    exported = export_weights(model, variables)
+    files.write(tmp_path / "theirs.safetensors", exported | {"backbone.stem.1.num_batches_tracked": np.array(3)})
+    run_import(config, tmp_path / "theirs.safetensors", tmp_path / "imported")
+    assert "layout mmseg" in (printed := capsys.readouterr().out)
+    assert "skipped 1: BatchNorm's step counter" in printed
+
+    saved, loaded = checkpoints.load_for_inference(tmp_path / "imported")
+    assert saved.model.equalizer.mode == "none"  # PyTorch's network has none
+    assert equal(loaded, variables)
+    assert len(json.loads((tmp_path / "imported" / "labels.json").read_text())["names"]) == 9
+    command.export_file(tmp_path / "imported", tmp_path / "back.safetensors", "auto")
+    back = files.read(tmp_path / "back.safetensors")
+    assert back.keys() == exported.keys()
+    assert all(np.array_equal(back[name], exported[name]) for name in exported)
+
+    with pytest.raises(FileExistsError, match="is not empty"):
+        run_import(config, tmp_path / "theirs.safetensors", tmp_path / "imported")
+
+
+def test_an_encoder_fills_the_encoder_of_a_run(config, tmp_path):
+    model, variables = drawn(config)
+    inner = {name: part["encoder"] for name, part in variables.items()}
+    files.write(
+        tmp_path / "encoder.safetensors", export_weights(model.encoder, inner) | {"fc.weight": np.zeros((9, 4))}
+    )
+    run_import(config, tmp_path / "encoder.safetensors", tmp_path / "imported")
+    facts = json.loads((tmp_path / "imported" / "import.json").read_text())
+    assert facts["skipped"] == {"fc.weight": "ImageNet classifier"} and len(facts["sha256"]) == 64
+
+    before = jax.device_put(drawn(config, seed=1)[1])
+    for source in (tmp_path / "imported", tmp_path / "encoder.safetensors"):  # the directory, or straight from the file
+        after = train.start_from(str(source), model, before)
+        for name, part in after.items():
+            assert equal(part["encoder"], inner[name])
+            assert equal(part["decoder"], before[name]["decoder"])
+
+
+def test_training_in_the_imports_own_directory_is_refused(config, tmp_path):
+    _, variables = drawn(config)
+    checkpoints.save_variables(tmp_path, variables)
+    with pytest.raises(ValueError, match="holds imported weights, not a run; give another --workdir"):
+        checkpoints.Checkpoints(tmp_path).restore(None)
+    with pytest.raises(FileExistsError, match="give another directory"):
+        checkpoints.save_variables(tmp_path, variables)
+
+
+def test_a_checkpoint_of_other_classes_needs_to_be_asked_for(config, tmp_path):
+    model, variables = drawn(config)
+    state = export_weights(model, variables)
+    for name in [name for name in state if "conv_seg" in name]:
+        state[name] = np.zeros((150, *state[name].shape[1:]), np.float32)
+    files.write(tmp_path / "ade.safetensors", state)
+    with pytest.raises(
+        ValueError, match=r"ade.safetensors: (.|\n)*skip_classifier(.|\n)*conv_seg.weight is \(150, 8, 1, 1\)"
+    ):
+        run_import(config, tmp_path / "ade.safetensors", tmp_path / "imported")
+    assert not (tmp_path / "imported").exists()
+    run_import(config, tmp_path / "ade.safetensors", tmp_path / "imported", skip_classifier=True)
+    _, loaded = checkpoints.load_for_inference(tmp_path / "imported")
+    assert equal(loaded["params"]["encoder"], variables["params"]["encoder"])
+    assert loaded["params"]["decoder"]["conv_seg"]["kernel"].shape[-1] == 9
+
+
+@pytest.mark.parametrize("change", ["half", "layout"])
+def test_what_does_not_fit_leaves_nothing_behind(config, tmp_path, change):
+    model, variables = drawn(config)
+    state = export_weights(model, variables)
+    if change == "half":
+        state = dict(list(state.items())[: len(state) // 2])
+    files.write(tmp_path / "x.safetensors", state)
+    message = {"half": "no tensor ", "layout": "layout is 'official'; ResNet has mmseg, torchvision, timm"}[change]
+    with pytest.raises(ValueError, match=message):
+        run_import(
+            config, tmp_path / "x.safetensors", tmp_path / "imported", "auto" if change == "half" else "official"
+        )
+    assert not (tmp_path / "imported").exists()
+
+
+def test_networks_with_equalizers_are_not_exported(config, tmp_path):
+    config.model.equalizer.mode = "explicit"
+    model = build(config.model)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+    with pytest.raises(ValueError, match="only networks without scale equalizers can be written for PyTorch"):
+        export_weights(model, variables)
+
+
+def call(*arguments):
+    done = subprocess.run([sys.executable, "-m", "se_jax.importers", *arguments], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_command_line(tmp_path):
+    done = call("--list")
+    assert done.returncode == 0
+    assert "ResNet" in done.stdout and "torchvision" in done.stdout and "UPerHead" in done.stdout
+    done = call("--source=absent.pth", "--config=configs/shapes_aspp.py", f"--output={tmp_path / 'x'}")
+    assert done.returncode == 1 and "absent.pth is no file" in done.stderr
+    assert "give --source, --config and --output" in call().stderr

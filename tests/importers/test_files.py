@@ -1,0 +1,114 @@
+"""Checkpoint files: what is read, and a clear error for everything else."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from se_jax.importers import files
+
+TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2, np.float32)}
+
+
+def equal(actual, expected):
+    return actual.keys() == expected.keys() and all(np.array_equal(actual[name], expected[name]) for name in expected)
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "new" / "weights.safetensors"
+    files.write(path, TENSORS)
+    assert equal(files.read(path), TENSORS)
+    assert [file.name for file in path.parent.iterdir()] == ["weights.safetensors"]
+    with pytest.raises(FileExistsError, match="exists; remove it"):
+        files.write(path, {})
+    assert equal(files.read(path), TENSORS)
+
+
+def test_the_prefix_of_parallel_training_is_taken_off(tmp_path):
+    safetensors.numpy.save_file(
+        {f"module.{name}": tensor for name, tensor in TENSORS.items()}, tmp_path / "x.safetensors"
+    )
+    assert equal(files.read(tmp_path / "x.safetensors"), TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "text.pth",
+            b"version https://git-lfs.github.com/spec/v1",
+            r"text.pth is no PyTorch file: .*git-lfs.*Download",
+        ),
+        ("text.safetensors", b"not found", "text.safetensors is no complete .safetensors file"),
+        ("weights.h5", b"", "weights.h5 ends in '.h5'; expected .safetensors, .pth"),
+    ],
+)
+def test_files_of_another_kind_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        files.read(tmp_path / name)
+
+
+def test_half_a_file_is_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    files.write(path, TENSORS)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="is no complete .safetensors file"):
+        files.read(path)
+    with pytest.raises(FileNotFoundError, match="absent.pth is no file"):
+        files.read(tmp_path / "absent.pth")
+
+
+def test_without_pytorch_the_way_round_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)  # import torch raises ImportError
+    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="PyTorch, which is not installed.*safetensors"):
+        files.read(tmp_path / "weights.pth")
+
+
+class TestPickled:
+    """Files that PyTorch wrote."""
+
+    @pytest.fixture(autouse=True)
+    def torch(self):
+        return pytest.importorskip("torch", reason="PyTorch is not installed (requirements-bench.txt)")
+
+    def tensors(self, torch):
+        return {name: torch.from_numpy(tensor) for name, tensor in TENSORS.items()}
+
+    @pytest.mark.parametrize("wrapping", ["state_dict", "model", None])
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_state_dicts(self, torch, tmp_path, wrapping, zipped):
+        content = self.tensors(torch)
+        if wrapping:
+            content = {wrapping: content, "meta": {"epoch": np.float64(3.0)}}
+        torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+        assert equal(files.read(tmp_path / "x.pth"), TENSORS)
+
+    def test_half_precision(self, torch, tmp_path):
+        torch.save({"x": torch.full((3,), 1.5, dtype=torch.bfloat16)}, tmp_path / "x.pth")
+        np.testing.assert_array_equal(files.read(tmp_path / "x.pth")["x"], np.full(3, 1.5, np.float32))
+
+    def test_a_file_that_would_execute_code_is_refused(self, torch, tmp_path):
+        class Malicious:
+            def __reduce__(self):
+                import os
+
+                return os.system, (f"touch {tmp_path / 'executed'}",)
+
+        torch.save({"state_dict": self.tensors(torch), "extra": Malicious()}, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match="is refused: loading it would execute code, posix.system"):
+            files.read(tmp_path / "x.pth")
+        assert not (tmp_path / "executed").exists()
+
+    def test_half_a_file_is_refused(self, torch, tmp_path):
+        torch.save(self.tensors(torch), tmp_path / "x.pth")
+        whole = (tmp_path / "x.pth").read_bytes()
+        (tmp_path / "x.pth").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match="is damaged or cut off"):
+            files.read(tmp_path / "x.pth")
+
+    @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}])
+    def test_a_file_without_tensors_is_refused(self, torch, tmp_path, content):
+        torch.save(content, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match="expected a state dict"):
+            files.read(tmp_path / "x.pth")
