@@ -1,15 +1,30 @@
 """Which layouts each family of networks can be read from and written to."""
 
-from se_jax.importers import heads, resnet
-from se_jax.models import decoders
-from se_jax.models.encoders import ResNet
+from se_jax.importers import convnext, efficientnet, heads, hrnet, mit, mobilenetv2, resnet, swin, twins, xception
+from se_jax.models import decoders, encoders
 
 # encoder class -> layout -> table of an encoder
 ENCODERS = {
-    ResNet: {"mmseg": resnet.mmseg, "torchvision": resnet.mmseg, "timm": resnet.timm},
+    encoders.ResNet: {"mmseg": resnet.mmseg, "torchvision": resnet.mmseg, "timm": resnet.timm},
+    encoders.Swin: {"mmseg": swin.mmseg, "official": swin.official, "timm": swin.timm, "torchvision": swin.torchvision},
+    encoders.ConvNeXt: {
+        "mmseg": convnext.mmseg,
+        "official": convnext.official,
+        "timm": convnext.timm,
+        "torchvision": convnext.torchvision,
+    },
+    encoders.Twins: {"mmseg": twins.mmseg, "timm": twins.timm},
+    encoders.MixVisionTransformer: {"mmseg": mit.mmseg, "official": mit.official},
+    encoders.MobileNetV2: {
+        "mmseg": mobilenetv2.mmseg,
+        "torchvision": mobilenetv2.torchvision,
+        "timm": mobilenetv2.timm,
+    },
+    encoders.HRNet: {"mmseg": hrnet.mmseg, "timm": hrnet.timm},
+    encoders.EfficientNet: {"timm": efficientnet.timm, "torchvision": efficientnet.torchvision},
+    encoders.Xception: {"timm": xception.timm},
 }
 HEADS = tuple(getattr(decoders, name) for name in decoders.__all__)
-LAYOUTS = ("mmseg", "timm", "torchvision", "official")
 
 
 def tables_of(module) -> dict:

@@ -9,26 +9,62 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from se_jax.models.decoders import ASPPHead, FCNHead, PSPHead, SepASPPHead, UPerHead
-from se_jax.models.encoders import ResNet
+from se_jax.models.decoders import ASPPHead, FCNHead, PSPHead, SegformerHead, SepASPPHead, UPerHead
+from se_jax.models.encoders import (
+    ConvNeXt,
+    EfficientNet,
+    HRNet,
+    MixVisionTransformer,
+    MobileNetV2,
+    ResNet,
+    Swin,
+    Twins,
+    Xception,
+)
 from se_jax.models.fusion import Equalizer
 from se_jax.models.segmenter import Segmenter, normalize
 
 __all__ = [
     "ASPPHead",
+    "ConvNeXt",
+    "EfficientNet",
     "Equalizer",
     "FCNHead",
+    "HRNet",
+    "MixVisionTransformer",
+    "MobileNetV2",
     "PSPHead",
     "ResNet",
+    "SegformerHead",
     "Segmenter",
     "SepASPPHead",
+    "Swin",
+    "Twins",
     "UPerHead",
+    "Xception",
     "build",
     "normalize",
 ]
 
-ENCODERS = {"resnet": ResNet}
-DECODERS = {"aspp": ASPPHead, "fcn": FCNHead, "psp": PSPHead, "sep_aspp": SepASPPHead, "uper": UPerHead}
+ENCODERS = {
+    "convnext": ConvNeXt,
+    "efficientnet": EfficientNet,
+    "hrnet": HRNet,
+    "mit": MixVisionTransformer,
+    "mobilenetv2": MobileNetV2,
+    "resnet": ResNet,
+    "swin": Swin,
+    "twins": Twins,
+    "xception": Xception,
+}
+DECODERS = {
+    "aspp": ASPPHead,
+    "fcn": FCNHead,
+    "psp": PSPHead,
+    "segformer": SegformerHead,
+    "sep_aspp": SepASPPHead,
+    "uper": UPerHead,
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

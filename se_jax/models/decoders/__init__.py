@@ -3,7 +3,8 @@
 from se_jax.models.decoders.aspp import ASPPHead
 from se_jax.models.decoders.fcn import FCNHead
 from se_jax.models.decoders.psp import PSPHead
+from se_jax.models.decoders.segformer import SegformerHead
 from se_jax.models.decoders.sep_aspp import SepASPPHead
 from se_jax.models.decoders.uper import UPerHead
 
-__all__ = ["ASPPHead", "FCNHead", "PSPHead", "SepASPPHead", "UPerHead"]
+__all__ = ["ASPPHead", "FCNHead", "PSPHead", "SegformerHead", "SepASPPHead", "UPerHead"]
