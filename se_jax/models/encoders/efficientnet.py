@@ -121,20 +121,25 @@ class SqueezeExcite(nn.Module):
         return x * nn.sigmoid(gate)
 
 
-class MBConv(nn.Module):
-    """Inverted bottleneck: [b, h, w, c] -> [b, ceil(h / strides), ceil(w / strides), features].
-
-    1x1 expansion, depthwise convolution, squeeze and excitation, 1x1 projection without activation; where shapes allow,
-    added to the input. Without an expansion (factor 1) the first is left out. The squeeze is a quarter of the *input's*
-    channels.
-    """
-
+class _Block(nn.Module):
     features: int
     expansion: int
     kernel_size: int
     strides: int
     drop_path: float
     style: Style
+
+    def _has_shortcut(self, x) -> bool:
+        return self.strides == 1 and x.shape[-1] == self.features
+
+
+class MBConv(_Block):
+    """Inverted bottleneck: [b, h, w, c] -> [b, ceil(h / strides), ceil(w / strides), features].
+
+    1x1 expansion, depthwise convolution, squeeze and excitation, 1x1 projection without activation; where shapes allow,
+    added to the input. Without an expansion (factor 1) the first is left out. The squeeze is a quarter of the *input's*
+    channels.
+    """
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -147,22 +152,15 @@ class MBConv(nn.Module):
         y = SqueezeExcite(max(1, x.shape[-1] // SQUEEZE), style, name="se")(y)
         last = "conv_pwl" if self.expansion > 1 else "conv_pw"
         y = conv_norm(y, train, (last, next(norms)), self.features, style=style, act=False)
-        return x + DropPath(self.drop_path)(y, train) if x.shape == y.shape else y
+        return x + DropPath(self.drop_path)(y, train) if self._has_shortcut(x) else y
 
 
-class FusedMBConv(nn.Module):
+class FusedMBConv(_Block):
     """MBConv whose expansion and depthwise convolution are one dense convolution, without squeeze and excitation.
 
     Without an expansion it is that one convolution with its activation, as EfficientNetV2's
     (https://arxiv.org/abs/2104.00298). Shapes and attributes are those of MBConv.
     """
-
-    features: int
-    expansion: int
-    kernel_size: int
-    strides: int
-    drop_path: float
-    style: Style
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -173,7 +171,7 @@ class FusedMBConv(nn.Module):
             hidden = x.shape[-1] * self.expansion
             y = conv_norm(x, train, ("conv_exp", "bn1"), hidden, *window, style=self.style)
             y = conv_norm(y, train, ("conv_pwl", "bn2"), self.features, style=self.style, act=False)
-        return x + DropPath(self.drop_path)(y, train) if x.shape == y.shape else y
+        return x + DropPath(self.drop_path)(y, train) if self._has_shortcut(x) else y
 
 
 class EfficientNet(nn.Module):

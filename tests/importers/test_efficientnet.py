@@ -1,0 +1,136 @@
+"""EfficientNet's import tables, both ways, and the torch networks themselves as witnesses."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_jax.importers import export_weights, import_weights
+from se_jax.models.encoders.efficientnet import EfficientNet
+from tests.conftest import assert_close_to_reference
+
+NAMES = pathlib.Path(__file__).parent / "names"
+WIDTH, DEPTH = 0.25, 0.4
+FUSED = [
+    ["cn_r1_k3_s1_e1_c16_skip"],
+    ["er_r2_k3_s2_e6_c24"],
+    ["er_r2_k5_s2_e6_c40"],
+    ["er_r3_k3_s2_e6_c80"],
+    ["er_r3_k5_s1_e6_c112"],
+    ["er_r4_k5_s2_e6_c192"],
+    ["er_r1_k3_s1_e6_c320"],
+]  # ESeg-Lite's blocks in timm's notation
+
+
+def timm_network(fused=False, **options):
+    """A tiny network of timm's, in the form of `tf_efficientnet_b0`."""
+    pytest.importorskip("timm")
+    from timm.models import _efficientnet_builder as builder
+    from timm.models import efficientnet
+
+    options = {"pad_type": "same", "bn_eps": 1e-3, "num_classes": 5} | options
+    if not fused:
+        return efficientnet._gen_efficientnet(
+            "tf_efficientnet_b0", channel_multiplier=WIDTH, depth_multiplier=DEPTH, **options
+        )
+    from torch import nn
+
+    return efficientnet.EfficientNet(
+        builder.decode_arch_def(FUSED, DEPTH),
+        round_chs_fn=functools.partial(builder.round_channels, multiplier=WIDTH),
+        norm_layer=functools.partial(nn.BatchNorm2d, eps=options.pop("bn_eps")),
+        act_layer=nn.ReLU,
+        **options,
+    )
+
+
+def torchvision_network(**options):
+    """A tiny network of torchvision's, in the form of `efficientnet_b0`."""
+    pytest.importorskip("torchvision")
+    from torchvision.models import efficientnet
+
+    setting, last = efficientnet._efficientnet_conf("efficientnet_b0", width_mult=WIDTH, depth_mult=DEPTH)
+    return efficientnet.EfficientNet(setting, 0.0, last_channel=last, num_classes=5, **options)
+
+
+def template(encoder):
+    return jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def assert_same_maps(network, stages, encoder, layout):
+    """The outputs of torch's modules `stages` against the encoder's maps, in evaluation, at even and at odd sizes."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif tensor.ndim == 1:
+                tensor.normal_(0, 0.2, generator=generator)
+    seen = []
+    for stage in stages:
+        stage.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+    tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    variables = import_weights(encoder, tensors, template(encoder), layout)
+    apply = jax.jit(encoder.apply)
+    for size in ((64, 62), (51, 65)):
+        seen.clear()
+        images = torch.randn(2, 3, *size, generator=generator)
+        with torch.no_grad():
+            network.eval()(images)
+        maps = apply(variables, images.numpy().transpose(0, 2, 3, 1))
+        for actual, expected in zip(maps, seen, strict=True):
+            assert_close_to_reference(actual, expected.numpy().transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "options"),
+    [
+        ("timm", "timm", {}),
+        ("timm_fused", "timm", {"fused": True}),
+        ("torchvision", "torchvision", {"padding": "symmetric"}),
+    ],
+)
+def test_every_tensor_goes_in_and_comes_out(names, layout, options):
+    lines = (NAMES / f"efficientnet_{names}.txt").read_text().splitlines()
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for name, *shape in (line.split() for line in lines):
+        tensors[name] = rng.normal(size=tuple(map(int, shape))).astype(np.float32)
+    encoder = EfficientNet(width=WIDTH, depth=DEPTH, **options)
+    variables = import_weights(encoder, tensors, template(encoder))
+    assert jax.tree.structure(variables) == jax.tree.structure(template(encoder))
+    exported = export_weights(encoder, variables, layout)
+    outside = ("conv_head.", "bn2.", "classifier.", "features.8.")  # head convolution and classifier
+    assert exported.keys() == {name for name in tensors if not name.startswith(outside)}
+    for name, tensor in exported.items():
+        np.testing.assert_array_equal(tensor, tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("fused", "options", "padding"),
+    [
+        (False, {}, "same"),
+        (False, {"pad_type": "", "bn_eps": None}, "symmetric"),
+        (True, {}, "same"),
+    ],
+)
+def test_equals_timm(fused, options, padding):
+    network = timm_network(fused, **options)
+    encoder = EfficientNet(width=WIDTH, depth=DEPTH, fused=fused, padding=padding)
+    assert_same_maps(network, [network.blocks[i] for i in (1, 2, 4, 6)], encoder, "timm")
+
+
+@pytest.mark.parametrize("epsilon", [None, 1e-3])  # of b0..b4 and of b5..b7
+def test_equals_torchvision(epsilon):
+    pytest.importorskip("torchvision")
+    from torch import nn
+
+    norm = None if epsilon is None else functools.partial(nn.BatchNorm2d, eps=epsilon)
+    network = torchvision_network(norm_layer=norm)
+    encoder = EfficientNet(width=WIDTH, depth=DEPTH, padding="symmetric", epsilon=epsilon)
+    assert_same_maps(network, [network.features[i] for i in (2, 3, 5, 7)], encoder, "torchvision")
