@@ -87,7 +87,8 @@ class MobileNetV2(nn.Module):
         x = ConvBlock(stem, 3, strides=2, activation=nn.relu6, dtype=self.dtype, name="conv1")(x, train)
         block = nn.remat(InvertedResidual, static_argnums=(2,)) if self.remat else InvertedResidual
         maps = []
-        for layer, ((expansion, channels, _), geometry) in enumerate(zip(LAYERS, self._geometry(), strict=True), 1):
+        for layer, geometry in enumerate(self._geometry(), 1):
+            expansion, channels, _ = LAYERS[layer - 1]
             for index, (strides, dilation) in enumerate(geometry):
                 x = block(
                     scaled_channels(channels, self.width),

@@ -1,0 +1,86 @@
+"""MobileNetV2's import tables, both ways, and the torch networks themselves as witnesses."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_jax.importers import export_weights, import_weights
+from se_jax.importers.convert import match
+from se_jax.models.encoders.mobilenetv2 import MobileNetV2
+from tests.conftest import assert_close_to_reference
+
+NAMES = pathlib.Path(__file__).parent / "names"
+WIDTH = 0.5
+CLASSIFIERS = {
+    "mmseg": r"conv2\..*",
+    "torchvision": r"(features\.18|classifier)\..*",
+    "timm": r"(conv_head|bn2|classifier)\..*",
+}
+
+
+def template(encoder):
+    return jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.mark.parametrize("layout", ["mmseg", "torchvision", "timm"])
+def test_every_tensor_goes_in_and_comes_out(layout):
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for name, *shape in map(str.split, (NAMES / f"mobilenetv2_{layout}.txt").read_text().splitlines()):
+        tensors[name] = rng.normal(size=tuple(map(int, shape))).astype(np.float32)
+    encoder = MobileNetV2(WIDTH)
+    found = match(encoder, tensors, template(encoder))
+    assert (found.layout, found.kept, found.adapted) == (layout, (), {})
+    assert jax.tree.structure(found.variables) == jax.tree.structure(template(encoder))
+    exported = export_weights(encoder, found.variables, layout)
+    assert exported.keys() == tensors.keys() - found.skipped.keys()
+    for name, tensor in exported.items():
+        np.testing.assert_array_equal(tensor, tensors[name])
+    assert set(found.skipped) == {name for name in tensors if re.fullmatch(CLASSIFIERS[layout], name)}
+    assert all("ImageNet classifier" in reason for reason in found.skipped.values())
+
+
+def torch_network(layout):
+    """The network, and its modules whose outputs are the encoder's four maps."""
+    if layout == "torchvision":
+        pytest.importorskip("torchvision")
+        from torchvision.models import mobilenet_v2
+
+        network = mobilenet_v2(width_mult=WIDTH, num_classes=3)
+        return network, [network.features[i] for i in (3, 6, 13, 17)]
+    pytest.importorskip("timm")
+    from timm.models import create_model
+
+    network = create_model("mobilenetv2_050", num_classes=3)
+    return network, [network.blocks[i] for i in (1, 2, 4, 6)]
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "timm"])
+def test_equals_the_classification_network(layout):
+    """At output stride 32, where nothing is dilated; at 8 timm dilates every block of a layer, mmsegmentation one."""
+    network, stages = torch_network(layout)
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif tensor.ndim == 1:
+                tensor.normal_(0, 0.2, generator=generator)
+    tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    encoder = MobileNetV2(WIDTH, output_stride=32)
+    variables = import_weights(encoder, tensors, template(encoder), layout)
+    seen = []
+    for stage in stages:
+        stage.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+    images = torch.randn(2, 3, 51, 64, generator=generator)
+    with torch.no_grad():
+        network.eval()(images)
+    maps = jax.jit(encoder.apply)(variables, images.numpy().transpose(0, 2, 3, 1))
+    for actual, expected in zip(maps, seen, strict=True):
+        assert_close_to_reference(actual, expected.numpy().transpose(0, 2, 3, 1))
