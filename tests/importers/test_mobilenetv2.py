@@ -59,11 +59,16 @@ def torch_network(layout):
     return network, [network.blocks[i] for i in (1, 2, 4, 6)]
 
 
-@pytest.mark.parametrize("layout", ["torchvision", "timm"])
-def test_equals_the_classification_network(layout):
-    """At output stride 32, where nothing is dilated; at 8 timm dilates every block of a layer, mmsegmentation one."""
+@pytest.mark.parametrize(("layout", "output_stride"), [("torchvision", 32), ("timm", 32), ("torchvision", 8)])
+def test_equals_the_classification_network(layout, output_stride):
+    """As it is at output stride 32; at 8 with mmsegmentation's dilations, of the first block in layers 4 to 7."""
     network, stages = torch_network(layout)
     import torch
+
+    if output_stride == 8:
+        for number, dilation in ((7, 2), (11, 2), (14, 4), (17, 4)):
+            depthwise = network.features[number].conv[1][0]
+            depthwise.stride, depthwise.dilation, depthwise.padding = (1, 1), (dilation,) * 2, (dilation,) * 2
 
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -73,7 +78,7 @@ def test_equals_the_classification_network(layout):
             elif tensor.ndim == 1:
                 tensor.normal_(0, 0.2, generator=generator)
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    encoder = MobileNetV2(WIDTH, output_stride=32)
+    encoder = MobileNetV2(WIDTH, output_stride)
     variables = import_weights(encoder, tensors, template(encoder), layout)
     seen = []
     for stage in stages:
