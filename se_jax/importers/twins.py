@@ -3,6 +3,16 @@
 from se_jax.importers.mit import SPLIT_QKV
 from se_jax.importers.rules import CONV, IN_PROJ, LAYER_NORM, LINEAR, Rule, Table
 
+# ImageNet checkpoints, also those converted to mmsegmentation's names, end in one norm and a classifier; they have none
+# of the four norms of SVT's maps, which mmsegmentation, too, then leaves at their initial values.
+_IMAGENET = {
+    "skipped": {
+        r"head\.(weight|bias)": "ImageNet classifier",
+        r"norm\.(weight|bias)": "norm in front of the ImageNet classifier",
+    },
+    "optional": (r"norm_list_\d+",),
+}
+
 
 def mmseg(encoder) -> Table:
     """Local and global attention have names of their own."""
@@ -23,14 +33,15 @@ def mmseg(encoder) -> Table:
             Rule("norm_list.{}", "norm_list_{}", LAYER_NORM),
         ),
         stem="patch_embeds_0/projection",
+        **_IMAGENET,
     )
 
 
 def timm(encoder) -> Table:
-    """A classifier's network: one norm behind the last stage, none behind the others.
+    """Also the names of the authors' own checkpoints. SVT's four norms, unknown there, keep mmsegmentation's names.
 
-    Its LayerNorms have an epsilon of 1e-6 but for the patch embeddings', and its local attention never masks padding:
-    the outputs agree only roughly, as in mmsegmentation, whose pretrained encoders are the same weights.
+    With equal weights timm's outputs are near ours, not equal: the LayerNorms in front of its attention and MLPs have
+    an epsilon of 1e-6, and its local attention never masks padding.
     """
     ours, theirs = "layers_{}_{}/", "blocks.{}.{}."
     return Table(
@@ -47,12 +58,8 @@ def timm(encoder) -> Table:
             Rule("pos_block.{}.proj.0", "position_encodings_{}/proj", CONV),
             Rule("norm_list.{}", "norm_list_{}", LAYER_NORM),
         ),
-        skipped={
-            r"head\.(weight|bias)": "ImageNet classifier",
-            r"norm\.(weight|bias)": "the norm in front of the ImageNet classifier",
-        },
-        optional=(r"norm_list_\d+",),
         stem="patch_embeds_0/projection",
+        **_IMAGENET,
     )
 
 

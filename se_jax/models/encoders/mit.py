@@ -28,6 +28,20 @@ EPSILON = 1e-6  # of every LayerNorm
 depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
+def require_reducible(model, x, reductions):
+    """Refuses images with a map, of stride 4, 8, 16 or 32, smaller than its reduction: no keys would remain.
+
+    Raises:
+      ValueError: with the least size that would do.
+    """
+    least = max(4 * 2**stage * (reduction - 1) + 1 for stage, reduction in enumerate(reductions))
+    if min(x.shape[1:3]) < least:
+        raise ValueError(
+            f"{type(model).__name__} got an image of {x.shape[1]} x {x.shape[2]}; expected at least {least} x {least}, "
+            f"so that attention can reduce its maps by {reductions}."
+        )
+
+
 class OverlapPatchEmbed(nn.Module):
     """Strided convolution whose patches overlap, and LayerNorm: [b, h, w, c] -> [b, ceil(h / s), ceil(w / s), out]."""
 
@@ -90,7 +104,7 @@ class MixVisionTransformer(nn.Module):
       width: channels of a head; a stage has `width * heads`.
       depths, heads: blocks and attention heads of the four stages.
       mlp_ratio: hidden channels of the Mix-FFN in multiples of the stage's.
-      reductions: by which keys and values are reduced, for each stage; no map may be smaller.
+      reductions: by which keys and values are reduced, by stage; no map may be smaller.
       drop_path: rate of the last block; the first block's is 0.
       remat: recompute each block in the backward pass instead of keeping its activations.
 
@@ -136,16 +150,17 @@ class MixVisionTransformer(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         sizes = self.sizes
+        require_reducible(self, x, sizes.reductions)
         block = nn.remat(MixTransformerBlock, static_argnums=(2,)) if self.remat else MixTransformerBlock
         maps = []
         for stage, rates in enumerate(drop_path_rates(sizes.drop_path, sizes.depths)):
             kernel_size, strides = PATCHES[stage]
-            channels, reduction = self.channels[stage], sizes.reductions[stage]
+            channels = self.channels[stage]
             x = OverlapPatchEmbed(channels, kernel_size, strides, dtype=self.dtype, name=f"layers_{stage}_0")(x)
             for index, rate in enumerate(rates):
                 x = block(
                     sizes.heads[stage],
-                    reduction,
+                    sizes.reductions[stage],
                     hidden=sizes.mlp_ratio * channels,
                     drop_path=rate,
                     dtype=self.dtype,

@@ -22,6 +22,7 @@ from se_jax.models.attention import (
     pad_to_multiple,
     to_windows,
 )
+from se_jax.models.encoders.mit import depthwise_normal, require_reducible
 from se_jax.models.encoders.variants import variant_sizes
 from se_jax.models.layers import Conv
 
@@ -62,8 +63,6 @@ VARIANTS = {
 PATCHES = (4, 2, 2, 2)  # kernel and stride of each stage's patch embedding
 EPSILON = 1e-5  # of every LayerNorm
 MASKED = -1000.0
-# A depthwise kernel's fan_in is its fan_out divided by the groups, which the reference counts here.
-depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class PatchEmbed(nn.Module):
@@ -246,6 +245,7 @@ class Twins(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         sizes = self.sizes
+        require_reducible(self, x, sizes.reductions)
         block = nn.remat(TwinsBlock, static_argnums=(2,)) if self.remat else TwinsBlock
         maps = []
         for stage, rates in enumerate(drop_path_rates(sizes.drop_path, sizes.depths)):
