@@ -150,6 +150,9 @@ class Xception(nn.Module):
     remat: bool = False
 
     def __post_init__(self):
+        for name in ("entry", "exit"):
+            if getattr(self, name) is not None:  # a list, as from a file, would not hash
+                setattr(self, name, tuple(map(tuple, getattr(self, name))))
         strides = [stride for _, stride in self.sizes.entry]
         if sorted(strides) != [1] * (len(strides) - 3) + [2, 2, 2]:
             raise ValueError(f"Xception entry has strides {strides}; expected three times 2, and 1 elsewhere.")
@@ -196,8 +199,8 @@ class Xception(nn.Module):
         sizes, (first, last) = self.sizes, self.sizes.exit
         units = [{"features": (width,) * 3, "strides": stride, "skip": "conv"} for width, stride in sizes.entry]
         units += [{"features": (sizes.entry[-1][0],) * 3, "strides": 1, "skip": "sum"}] * sizes.middle
-        units += [{"features": tuple(first), "strides": 2, "skip": "conv"}]
-        units += [{"features": tuple(last), "strides": 1, "skip": "none", "activate_inside": True}]
+        units += [{"features": first, "strides": 2, "skip": "conv"}]
+        units += [{"features": last, "strides": 1, "skip": "none", "activate_inside": True}]
         stride, dilation, adapted = 2, 1, []
         for unit in units:
             adapted.append(unit | {"dilations": (dilation,) * 3})
