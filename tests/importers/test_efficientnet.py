@@ -61,7 +61,7 @@ def template(encoder):
 
 
 def assert_same_maps(network, stages, encoder, layout):
-    """The outputs of torch's modules `stages` against the encoder's maps, in evaluation, at even and at odd sizes."""
+    """The outputs of torch's modules `stages` against the encoder's maps, in evaluation."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -76,15 +76,12 @@ def assert_same_maps(network, stages, encoder, layout):
         stage.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     variables = import_weights(encoder, tensors, template(encoder), layout)
-    apply = jax.jit(encoder.apply)
-    for size in ((64, 62), (51, 65)):
-        seen.clear()
-        images = torch.randn(2, 3, *size, generator=generator)
-        with torch.no_grad():
-            network.eval()(images)
-        maps = apply(variables, images.numpy().transpose(0, 2, 3, 1))
-        for actual, expected in zip(maps, seen, strict=True):
-            assert_close_to_reference(actual, expected.numpy().transpose(0, 2, 3, 1))
+    images = torch.randn(2, 3, 64, 51, generator=generator)  # even all the way down, and odd at some strides
+    with torch.no_grad():
+        network.eval()(images)
+    maps = jax.jit(encoder.apply)(variables, images.numpy().transpose(0, 2, 3, 1))
+    for actual, expected in zip(maps, seen, strict=True):
+        assert_close_to_reference(actual, expected.numpy().transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize(

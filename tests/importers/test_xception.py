@@ -85,11 +85,9 @@ def test_equals_timm(variant, output_stride, multi_grid):
     encoder = our_network(variant, output_stride=output_stride, multi_grid=multi_grid)
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     variables = import_weights(encoder, tensors, template(encoder), "timm")
-    for size in ((64, 62), (51, 65)):
-        seen.clear()
-        images = torch.randn(2, 3, *size, generator=generator)
-        with torch.no_grad():
-            network.eval()(images)
-        maps = jax.jit(encoder.apply)(variables, images.numpy().transpose(0, 2, 3, 1))
-        for actual, expected in zip(maps, seen, strict=True):
-            assert_close_to_reference(actual, expected.numpy().transpose(0, 2, 3, 1))
+    images = torch.randn(2, 3, 62, 65, generator=generator)
+    with torch.no_grad():
+        network.eval()(images)
+    maps = jax.jit(encoder.apply)(variables, images.numpy().transpose(0, 2, 3, 1))
+    for actual, expected in zip(maps, seen, strict=True):
+        assert_close_to_reference(actual, expected.numpy().transpose(0, 2, 3, 1))
