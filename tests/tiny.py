@@ -1,10 +1,27 @@
-"""Networks small enough for two cores, one for every head, as the tests use them."""
+"""Networks small enough for two cores, one for every head and one for every encoder, as the tests use them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from se_jax.models import ASPPHead, FCNHead, PSPHead, ResNet, Segmenter, SepASPPHead, UPerHead
+from se_jax.models import (
+    ASPPHead,
+    ConvNeXt,
+    EfficientNet,
+    FCNHead,
+    HRNet,
+    MixVisionTransformer,
+    MobileNetV2,
+    PSPHead,
+    ResNet,
+    SegformerHead,
+    Segmenter,
+    SepASPPHead,
+    Swin,
+    Twins,
+    UPerHead,
+    Xception,
+)
 
 CLASSES = 5
 # name -> (head, output stride of the encoder); widths and dilations fit maps of 9 x 9 pixels
@@ -12,17 +29,34 @@ HEADS = {
     "aspp": (ASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6)), 8),
     "psp": (PSPHead(CLASSES, channels=8), 8),
     "sep_aspp": (SepASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6), c1_channels=4), 8),
+    "segformer": (SegformerHead(CLASSES, channels=8), 32),
     "uper": (UPerHead(CLASSES, channels=8), 32),
     "fcn": (FCNHead(CLASSES, channels=12, num_convs=1, kernel_size=1, concat_input=False, resize_concat=True), 8),
 }
+# every encoder but ResNet, which comes with the heads
+ENCODERS = {
+    "convnext": ConvNeXt(widths=(4, 8, 8, 8), depths=(1, 1, 1, 1)),
+    "efficientnet": EfficientNet(width=0.1, depth=0.1),
+    "efficientnet_fused": EfficientNet(width=0.1, depth=0.1, fused=True),
+    "hrnet": HRNet(width=4, layer1_blocks=1, layer1_width=4, modules=(1, 1, 1), blocks=1),
+    "mit": MixVisionTransformer(width=4, depths=(1, 1, 1, 1), heads=(1, 2, 2, 2)),
+    "mobilenetv2": MobileNetV2(width=0.1),
+    "pcpvt": Twins("pcpvt_small", widths=(4, 8, 8, 8), depths=(1, 1, 1, 1), heads=(1, 2, 2, 2)),
+    "svt": Twins("svt_small", widths=(4, 8, 8, 8), depths=(1, 2, 1, 1), heads=(1, 2, 2, 2), window=3),
+    "swin": Swin(width=4, depths=(1, 2, 1, 1), heads=(1, 2, 2, 2), window=3),
+    "xception": Xception(entry=((4, 2), (8, 2), (8, 2)), middle=1, exit=((8, 8, 8), (8, 8, 8))),
+}
 
 
-def network(head: str, mode: str = "none", auxiliary: bool = False, **equalizer) -> Segmenter:
-    """A ResNet-18 of width 4 with the head of that name and its equalizer in `mode`."""
-    decoder, output_stride = HEADS[head]
+def network(name: str, mode: str = "none", auxiliary: bool = False, **equalizer) -> Segmenter:
+    """The head of that name on a ResNet-18 of width 4, or the encoder of that name under a SegFormer head."""
+    if name in ENCODERS:
+        encoder, decoder = ENCODERS[name], HEADS["segformer"][0]
+    else:
+        decoder, output_stride = HEADS[name]
+        encoder = ResNet(18, width=4, output_stride=output_stride)
     extra = FCNHead(CLASSES, channels=4, in_index=2, num_convs=1, concat_input=False) if auxiliary else None
-    model = Segmenter(ResNet(18, width=4, output_stride=output_stride), decoder, extra)
-    return model.with_equalizer(mode=mode, **equalizer)
+    return Segmenter(encoder, decoder, extra).with_equalizer(mode=mode, **equalizer)
 
 
 def images(batch: int = 2, size: int = 65, seed: int = 0) -> np.ndarray:

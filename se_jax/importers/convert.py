@@ -214,7 +214,7 @@ def _table(module, layout: str) -> Table:
         layout = "mmseg"  # the only one that has heads
     if layout not in known:
         raise ValueError(f"layout is {layout!r}; {type(module).__name__} has {', '.join(known)}")
-    return known[layout](module)
+    return known[layout]
 
 
 def _place(table: Table, module: str, collection: str, name: str, prefix: str) -> Place | None:

@@ -17,8 +17,10 @@ def timm(encoder) -> Table:
     return Table(tuple(rules), {r"(conv_head|bn2)\..*": HEAD, r"classifier\..*": CLASSIFIER}, stem=STEM)
 
 
-def torchvision(encoder) -> Table:
+def torchvision(encoder) -> Table | None:
     """torchvision's names: stages count from 1, and a block is a sequence. It has no fused form of these networks."""
+    if encoder.fused:
+        return None
     rules = [Rule("features.0.0", STEM, CONV), Rule("features.0.1", "bn1", NORM)]
     for i, stage in enumerate(encoder.stages):
         layers = ["conv_dw", "se", "conv_pw"] if stage.expansion == 1 else ["conv_pw", "conv_dw", "se", "conv_pwl"]

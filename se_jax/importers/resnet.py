@@ -13,6 +13,11 @@ def mmseg(encoder) -> Table:
     return _table(encoder, stem)
 
 
+def torchvision(encoder) -> Table | None:
+    """mmsegmentation's names; V1b is all that torchvision has."""
+    return mmseg(encoder) if encoder.variant == "v1b" else None
+
+
 def timm(encoder) -> Table:
     """Two stem convolutions in the sequence `conv1` with their norms; the third's norm is `bn1`."""
     stem = conv_bn("conv1", "bn1", "stem_0")

@@ -1,11 +1,12 @@
 """Which layouts each family of networks can be read from and written to."""
 
 from se_jax.importers import convnext, efficientnet, heads, hrnet, mit, mobilenetv2, resnet, swin, twins, xception
+from se_jax.importers.rules import Table
 from se_jax.models import decoders, encoders
 
-# encoder class -> layout -> table of an encoder
+# encoder class -> layout -> function: encoder -> its table, or None if the layout has no such network
 ENCODERS = {
-    encoders.ResNet: {"mmseg": resnet.mmseg, "torchvision": resnet.mmseg, "timm": resnet.timm},
+    encoders.ResNet: {"mmseg": resnet.mmseg, "torchvision": resnet.torchvision, "timm": resnet.timm},
     encoders.Swin: {"mmseg": swin.mmseg, "official": swin.official, "timm": swin.timm, "torchvision": swin.torchvision},
     encoders.ConvNeXt: {
         "mmseg": convnext.mmseg,
@@ -27,17 +28,18 @@ ENCODERS = {
 HEADS = tuple(getattr(decoders, name) for name in decoders.__all__)
 
 
-def tables_of(module) -> dict:
-    """Layout -> function that makes the table, for an encoder or a head.
+def tables_of(module) -> dict[str, Table]:
+    """Layout -> table of an encoder or a head; only of the layouts that have such a network.
 
     Raises:
       TypeError: for a module of neither kind.
     """
     if isinstance(module, HEADS):
-        return {"mmseg": heads.mmseg}
+        return {"mmseg": heads.mmseg(module)}
     if type(module) not in ENCODERS:
         raise TypeError(f"{type(module).__name__} has no import table; there are some for {_names()}")
-    return ENCODERS[type(module)]
+    made = {layout: make(module) for layout, make in ENCODERS[type(module)].items()}
+    return {layout: table for layout, table in made.items() if table is not None}
 
 
 def _names() -> str:

@@ -1,4 +1,4 @@
-"""What holds for every head: shapes, odd sizes, gradients, precision, dropout, declared sites; and `build`."""
+"""What holds for every network: shapes, odd sizes, gradients, precision, saving, sites, folding; and `build`."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from se_jax import checkpoints, parallel
+from se_jax.fold import fold
+from se_jax.importers import export_weights, import_weights, tables
 from se_jax.models import build
 from se_jax.models.fusion import sites
 from se_jax.models.segmenter import normalize
@@ -27,48 +30,108 @@ def options(head="psp", **decoder):
     )
 
 
-@pytest.fixture(scope="module", params=tiny.HEADS)
+@pytest.fixture(scope="class", params=[*tiny.HEADS, *tiny.ENCODERS])
 def network(request):
     model = tiny.network(request.param, auxiliary=True)
     return model, tiny.init(model)
 
 
-def test_logits_are_finite_at_even_and_odd_sizes(network):
-    model, variables = network
-    strides = {"sep_aspp": 4, "fcn": 4, "uper": 4}
-    forward = jax.jit(model.apply)
-    for size in (64, 65):
-        logits = forward(variables, normalize(jnp.asarray(tiny.images(size=size))))["logits"]
-        stride = next((s for name, s in strides.items() if type(tiny.HEADS[name][0]) is type(model.decoder)), 8)
-        assert logits.shape == (2, -(-size // stride), -(-size // stride), tiny.CLASSES)
-        assert logits.dtype == jnp.float32
-        assert jnp.isfinite(logits).all()
+class TestEveryNetwork:
+    """Every head on a ResNet, and every other encoder under a SegFormer head."""
+
+    def test_features_are_what_the_encoder_declares(self, network):
+        model, variables = network
+        encoder = {name: part["encoder"] for name, part in variables.items() if "encoder" in part}
+        for size in ((64, 96), (65, 97), (97, 33)):
+            images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+            maps = jax.eval_shape(model.encoder.apply, encoder, images)
+            assert tuple(leaf.shape[-1] for leaf in maps) == tuple(model.encoder.channels)
+            for finer, coarser in zip(maps, maps[1:], strict=False):
+                assert finer.shape[1] >= coarser.shape[1] and finer.shape[2] >= coarser.shape[2]
+            ratios = [round(side / length) for side, length in zip(size, maps[0].shape[1:3], strict=True)]
+            assert ratios == [4, 4]
+
+    def test_logits_at_even_and_odd_sizes_compile_once_each(self, network):
+        model, variables = network
+        forward = jax.jit(model.apply)
+        for size in (64, 65, 64):
+            images = normalize(jnp.asarray(tiny.images(size=size)))
+            logits = forward(variables, images)["logits"]
+            maps = jax.eval_shape(model.apply, variables, images)["logits"]
+            assert logits.shape == maps.shape == (2, *logits.shape[1:3], tiny.CLASSES)
+            assert logits.dtype == jnp.float32
+            assert jnp.isfinite(logits).all() and logits.std() > 0
+        assert forward._cache_size() == 2
+
+    def test_every_parameter_gets_a_finite_gradient(self, network):
+        model, variables = network
+        images = normalize(jnp.asarray(tiny.images(4)))
+
+        @jax.jit
+        def gradients(params):
+            def loss(params):
+                outputs, updates = model.apply(
+                    {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+                )
+                return sum(jnp.mean(jnp.square(logits)) for logits in outputs.values()), updates
+
+            return jax.grad(loss, has_aux=True)(params)
+
+        gradient, updates = gradients(variables["params"])
+        for path, leaf in jax.tree.leaves_with_path(gradient):
+            assert jnp.isfinite(leaf).all() and jnp.any(leaf != 0), jax.tree_util.keystr(path)
+        old = variables["batch_stats"]
+        moved = jax.tree.map(lambda old, new: bool(jnp.any(old != new)), old, updates["batch_stats"])
+        assert all(jax.tree.leaves(moved))
+
+    def test_declared_sites_are_the_traced_ones(self, network):
+        model, variables = network
+        images = jax.ShapeDtypeStruct((2, 65, 65, 3), jnp.float32)
+        _, updates = jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["moments"]), variables, images)
+        assert {path[-1] for path, _ in sites(updates["moments"])} == set(model.sites)
+
+    def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state(self, network):
+        model, variables = network
+        rough = model.clone(
+            encoder=model.encoder.clone(dtype=jnp.bfloat16),
+            decoder=model.decoder.clone(dtype=jnp.bfloat16),
+            auxiliary=None,
+        )
+        images = jax.ShapeDtypeStruct((2, 65, 65, 3), jnp.float32)
+        born = jax.eval_shape(rough.init, jax.random.key(0), images)
+        assert {leaf.dtype for leaf in jax.tree.leaves(born)} == {jnp.dtype("float32")}
+        encoder = {name: part["encoder"] for name, part in born.items() if "encoder" in part}
+        maps = jax.eval_shape(rough.encoder.apply, encoder, images)
+        assert {leaf.dtype for leaf in maps} == {jnp.dtype("bfloat16")}
+        assert jax.eval_shape(rough.apply, born, images)["logits"].dtype == jnp.float32
+
+    def test_variables_are_saved_exported_and_loaded_bit_by_bit(self, network, tmp_path):
+        model, variables = network
+        checkpoints.save_variables(tmp_path, variables)
+        blank = jax.tree.map(jnp.zeros_like, variables)
+        for layout in tables.tables_of(model.encoder):
+            loaded = import_weights(model, export_weights(model, variables, layout), blank, layout)
+            assert_equal(loaded, variables)
+        assert_equal(checkpoints.init_from(tmp_path, blank), variables)
+
+    def test_sharding_rules_cover_every_parameter(self, network):
+        parallel.param_shardings(parallel.make_mesh(), network[1]["params"])
 
 
-def test_every_parameter_gets_a_finite_gradient(network):
-    model, variables = network
-    images = normalize(jnp.asarray(tiny.images(4)))
-
-    @jax.jit
-    def gradients(params):
-        def loss(params):
-            outputs, updates = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
-            return sum(jnp.mean(jnp.square(logits)) for logits in outputs.values()), updates
-
-        return jax.grad(loss, has_aux=True)(params)
-
-    gradient, updates = gradients(variables["params"])
-    for path, leaf in jax.tree.leaves_with_path(gradient):
-        assert jnp.isfinite(leaf).all() and jnp.any(leaf != 0), jax.tree_util.keystr(path)
-    moved = jax.tree.map(lambda old, new: bool(jnp.any(old != new)), variables["batch_stats"], updates["batch_stats"])
-    assert all(jax.tree.leaves(moved))
+def assert_equal(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for path, leaf in jax.tree.leaves_with_path(actual):
+        np.testing.assert_array_equal(leaf, dict(jax.tree.leaves_with_path(expected))[path])
 
 
-def test_declared_sites_are_the_traced_ones(network):
-    model, variables = network
-    images = jax.ShapeDtypeStruct((2, 65, 65, 3), jnp.float32)
-    _, updates = jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["moments"]), variables, images)
-    assert {path[-1] for path, _ in sites(updates["moments"])} == set(model.sites)
+@pytest.mark.parametrize("encoder", tiny.ENCODERS)
+def test_folded_equals_explicit_on_every_encoder(encoder):
+    explicit = tiny.network(encoder, "explicit")
+    variables = tiny.init(explicit)
+    images = normalize(jnp.asarray(tiny.images()))
+    expected = jax.jit(explicit.apply)(variables, images)["logits"]
+    folded = jax.jit(explicit.with_equalizer(mode="folded").apply)(fold(variables), images)["logits"]
+    assert jnp.abs(folded - expected).max() <= 1e-5 * expected.std()
 
 
 def test_dropout_needs_training_and_a_key():
@@ -86,15 +149,13 @@ def test_dropout_needs_training_and_a_key():
     assert jnp.any(logits(0) != logits(1))
 
 
-def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state():
+def test_bfloat16_is_close_to_float32():
     config = options("aspp", dilations=(1, 2, 4, 6))
     config.dtype = "bfloat16"
     model, exact = build(config), build(options("aspp", dilations=(1, 2, 4, 6)))
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, 65, 65, 3)))
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     images = normalize(jnp.asarray(tiny.images()))
     rough, fine = (jax.jit(m.apply)(variables, images)["logits"] for m in (model, exact))
-    assert rough.dtype == jnp.float32
     assert 0 < jnp.abs(rough - fine).max() < 0.1 * fine.std()
 
 
@@ -126,7 +187,7 @@ def test_batch_of_one_is_refused_where_its_variance_is_undefined():
     ("change", "message"),
     [
         ({"decoder.name": "psq"}, "model.decoder.name is 'psq'; expected one of aspp, fcn, psp"),
-        ({"encoder.name": "vgg"}, "model.encoder.name is 'vgg'; expected one of resnet"),
+        ({"encoder.name": "vgg"}, "model.encoder.name is 'vgg'; expected one of convnext, .*resnet"),
         ({"dtype": "float16"}, "model.dtype is 'float16'; expected one of float32, bfloat16"),
         ({"decoder.pool_sizes": (1, 2)}, "model.decoder has unknown options pool_sizes; PSPHead takes .*pool_scales"),
         ({"equalizer.sites": "ppm,fpn"}, "equalizer.sites names fpn, which decoder 'psp' does not have.*ppm"),
