@@ -1,14 +1,14 @@
 """Speed of the networks without equalizers, with explicit and with folded ones, and of the same networks in PyTorch.
 
-python -m experiments.benchmark --heads=aspp,uper --size=256 --batch=2 --output=/tmp/benchmark
+python -m experiments.benchmark --networks=resnet_aspp,swin_uper --size=256 --batch=2 --output=/tmp/benchmark
 
-For ResNet and each head: time of a forward pass (inference, logits at the head's resolution) and of forward + backward
-(training mode: batch statistics, dropout, auxiliary head, cross entropy at full resolution), images/s, compile time,
-memory (arguments, results and temporaries of the compiled program) and FLOPs. With PyTorch installed
-(`pip install -r requirements-bench.txt`) the same networks run there too, in the same process and with the same
-weights, after both are checked to compute the same logits. All candidates take turns and times are minima over the
-turns; a busy machine still falsifies them, PyTorch's most, whose threads wait for each other. Needs neither TensorFlow
-nor a data set.
+For each network of `experiments.networks`: time of a forward pass (inference, logits at the head's resolution) and of
+forward + backward (training mode: batch statistics, dropout, auxiliary head, cross entropy at full resolution),
+images/s, compile time, memory (arguments, results and temporaries of the compiled program) and FLOPs. With PyTorch
+installed (`pip install -r requirements-bench.txt`) the same networks run there too, in the same process and with the
+same weights, after both are checked to compute the same logits. All candidates take turns and times are minima over
+the turns; a busy machine still falsifies them, PyTorch's most, whose threads wait for each other. Needs neither
+TensorFlow nor a data set.
 
 On a GPU a whole training step (with SGD) is timed too, PyTorch runs through torch.compile (with bfloat16 by autocast
 where --dtype=bfloat16), and the share of the card's peak is given. That part was written without a GPU at hand and has
@@ -29,9 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import networks
+from experiments.networks import NETWORKS, NUM_CLASSES
 from se_jax import fold, losses, parallel
 from se_jax.importers import import_weights
-from se_jax.models import ASPPHead, Equalizer, FCNHead, PSPHead, ResNet, Segmenter, SepASPPHead, UPerHead
 
 try:
     import torch
@@ -40,11 +41,7 @@ try:
 except ImportError:
     torch = None
 
-HEADS = {"fcn": FCNHead, "psp": PSPHead, "aspp": ASPPHead, "sep_aspp": SepASPPHead, "uper": UPerHead}
-OUTPUT_STRIDES = {"uper": 32}  # all others 8, as in the reference's configs
-SITES = {"fcn": ("concat_input",)}  # resizes nothing, so its site is off unless named
 MODES = {"baseline": "none", "explicit": "explicit", "folded": "folded"}
-NUM_CLASSES = 19
 AUXILIARY_WEIGHT = 0.4
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 # Dense bfloat16 peak of a card, TFLOP/s, by a part of its name (NVIDIA's data sheets).
@@ -59,35 +56,47 @@ class Candidate(NamedTuple):
     facts: dict
 
 
-def make_model(head: str, flags, mode: str) -> Segmenter:
-    dtype = jnp.dtype(flags.dtype)
-    width = flags.width
-    decoder = HEADS[head](
-        NUM_CLASSES, channels=8 * width, equalizer=Equalizer(mode, sites=SITES.get(head)), dtype=dtype
-    )
-    auxiliary = FCNHead(NUM_CLASSES, 4 * width, in_index=2, num_convs=1, concat_input=False, dtype=dtype)
-    encoder = ResNet(flags.depth, output_stride=OUTPUT_STRIDES.get(head, 8), width=width, dtype=dtype)
-    return Segmenter(encoder, decoder, auxiliary)
+def make_model(name: str, flags, mode: str):
+    return networks.make_model(name, mode, width=flags.width, depth=flags.depth, dtype=flags.dtype)
 
 
-def make_peer(head: str, flags):
-    """The same network in PyTorch, in training mode."""
+def make_peer(name: str, flags):
+    """(the same network in PyTorch in training mode, the layout of its encoder's names)."""
     torch.manual_seed(0)
-    encoder = {"depth": flags.depth, "width": flags.width, "output_stride": OUTPUT_STRIDES.get(head, 8)}
-    peer = torch_peer.Segmentor(head, NUM_CLASSES, 8 * flags.width, 4 * flags.width, **encoder)
+    network = NETWORKS[name]
+    if network.encoder == "resnet":
+        layout, encoder = "mmseg", torch_peer.ResNet(flags.depth, width=flags.width, **network.options)
+    else:
+        from experiments import torch_encoders  # which needs timm and torchvision besides
+
+        encoder = torch_encoders.ENCODERS[network.encoder]()
+        layout = encoder.layout
+    options = {"channels": 8 * flags.width} | network.head_options
+    auxiliary = 4 * flags.width if network.auxiliary else None
+    peer = torch_peer.Segmentor(encoder, network.head, NUM_CLASSES, auxiliary_channels=auxiliary, **options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch_peer.randomize(peer).to(device, memory_format=torch.channels_last)
+    return torch_peer.randomize(peer).to(device, memory_format=torch.channels_last), layout
 
 
-def make_variables(head: str, flags, peer) -> dict[str, dict]:
+def tensors_of(peer, layout: str) -> dict[str, np.ndarray]:
+    """The peer's tensors by the names that the import tables know."""
+    state = peer.state_dict()
+    if layout != "mmseg" or hasattr(peer.backbone, "layout"):
+        from experiments import torch_encoders
+
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
+        state |= {f"backbone.{name}": t for name, t in torch_encoders.state_dict(peer.backbone).items()}
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
+
+
+def make_variables(name: str, flags, peer=None, layout: str = "mmseg") -> dict[str, dict]:
     """Variables for the three modes: the peer's weights, or drawn ones, and made-up equalizer statistics."""
-    explicit = make_model(head, flags, "explicit")
+    explicit = make_model(name, flags, "explicit")
     shapes = jax.eval_shape(explicit.init, jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
     if peer is None:
         variables = parallel.jit_once(explicit.init)(jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
     else:
-        state = {name: tensor.detach().float().cpu().numpy() for name, tensor in peer.state_dict().items()}
-        variables = import_weights(explicit, state, shapes)
+        variables = import_weights(explicit, tensors_of(peer, layout), shapes, layout)
     rng = np.random.default_rng(0)
     equalizer = jax.tree.map(lambda leaf: rng.uniform(0.3, 0.9, leaf.shape).astype(np.float32), shapes["equalizer"])
     variables = jax.device_put({**variables, "equalizer": equalizer})
@@ -106,9 +115,10 @@ def forward_backward(model):
                 {**variables, "params": params}, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
             )
             total = losses.divisor(labels)
-            decoder, _ = losses.cross_entropy(out["logits"], labels, total)
-            auxiliary, _ = losses.cross_entropy(out["auxiliary"], labels, total)
-            return decoder + AUXILIARY_WEIGHT * auxiliary, new
+            loss, _ = losses.cross_entropy(out["logits"], labels, total)
+            if "auxiliary" in out:
+                loss += AUXILIARY_WEIGHT * losses.cross_entropy(out["auxiliary"], labels, total)[0]
+            return loss, new["batch_stats"]
 
         return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
@@ -153,8 +163,8 @@ def torch_candidate(kind: str, peer, images, labels, dtype: str) -> Candidate:
     def loss():
         with cast:
             outputs = [torch_peer.resize(out.float(), labels.shape[1:]) for out in network(images)]
-        decoder, auxiliary = (torch.nn.functional.cross_entropy(out, labels) for out in outputs)
-        return decoder + AUXILIARY_WEIGHT * auxiliary
+        decoder, *auxiliary = (torch.nn.functional.cross_entropy(out, labels) for out in outputs)
+        return decoder + AUXILIARY_WEIGHT * sum(auxiliary)
 
     def run():
         peer.train(kind != "forward")
@@ -202,20 +212,20 @@ def take_turns(candidates: list[Candidate], repeats: int) -> dict[str, list[floa
     return times
 
 
-def benchmark_head(head: str, flags, report=print) -> list[dict]:
-    """Rows of the table for one head."""
+def benchmark_network(name: str, flags, report=print) -> list[dict]:
+    """Rows of the table for one network."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(flags.batch, flags.size, flags.size, 3)).astype(np.float32)
     labels = rng.integers(0, NUM_CLASSES, images.shape[:3]).astype(np.int32)
-    peer = make_peer(head, flags) if torch else None
-    variables = make_variables(head, flags, peer)
+    peer, layout = make_peer(name, flags) if torch else (None, "mmseg")
+    variables = make_variables(name, flags, peer, layout)
     placed = jax.device_put((images, labels, jax.random.key(0)))
     kinds = ["forward", "forward+backward"] + (["train step"] if jax.default_backend() != "cpu" else [])
     rows = []
     for kind in kinds:
         candidates = []
         for side, mode in MODES.items():
-            model = make_model(head, flags, mode)
+            model = make_model(name, flags, mode)
             state = variables[side]
             if kind == "forward":
                 candidates.append(jax_candidate(side, forward(model), (state, placed[0])))
@@ -229,18 +239,18 @@ def benchmark_head(head: str, flags, report=print) -> list[dict]:
             candidates.append(torch_candidate(kind, peer, images, labels, flags.dtype))
             if kind == "forward":
                 error = check_equal(candidates[0], candidates[-1], flags.dtype)
-                report(f"{head}: the logits of JAX and PyTorch agree to {error:.0e} standard deviations")
+                report(f"{name}: the logits of JAX and PyTorch agree to {error:.0e} standard deviations")
         times = take_turns(candidates, flags.repeats)
-        rows += [make_row(head, kind, candidate, times, flags) for candidate in candidates]
+        rows += [make_row(name, kind, candidate, times, flags) for candidate in candidates]
         for row in rows[-len(candidates) :]:
             report(format_row(row))
     return rows
 
 
-def make_row(head: str, kind: str, candidate: Candidate, times: dict[str, list[float]], flags) -> dict:
+def make_row(name: str, kind: str, candidate: Candidate, times: dict[str, list[float]], flags) -> dict:
     best = {side: min(seconds) for side, seconds in times.items()}
     seconds = best[candidate.side]
-    row = {"head": head, "pass": kind, "side": candidate.side, "seconds": seconds, **candidate.facts}
+    row = {"network": name, "pass": kind, "side": candidate.side, "seconds": seconds, **candidate.facts}
     row["median_s"] = float(np.median(times[candidate.side]))
     row["images_per_s"] = flags.batch / seconds
     row["to_baseline"] = seconds / best["baseline"]
@@ -253,7 +263,7 @@ def make_row(head: str, kind: str, candidate: Candidate, times: dict[str, list[f
 
 
 COLUMNS = {
-    "head": ("head", "{}"),
+    "network": ("network", "{}"),
     "pass": ("pass", "{}"),
     "side": ("side", "{}"),
     "ms": ("seconds", "{:.1f}", 1e3),
@@ -267,7 +277,7 @@ COLUMNS = {
     "of peak": ("share_of_peak", "{:.1%}"),
 }
 WIDTHS = [max(len(title), 9) for title in COLUMNS]
-WIDTHS[1] = len("forward+backward")
+WIDTHS[:2] = max(map(len, NETWORKS)), len("forward+backward")
 
 
 def cells(row: dict) -> list[str]:
@@ -308,18 +318,18 @@ def write(directory: str, rows: list[dict], flags) -> None:
 
 def parse_flags(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__.split("\n")[0])
-    parser.add_argument("--heads", default=",".join(HEADS), help=f"of {', '.join(HEADS)}; separated by commas")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; by commas")
     parser.add_argument("--size", type=int, default=256, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=2, help="images a step, at least 2 (BatchNorm of pooled maps)")
-    parser.add_argument("--width", type=int, default=64, help="base channels; heads have 8 times as many")
+    parser.add_argument("--width", type=int, default=64, help="base channels of a ResNet; heads have 8 times as many")
     parser.add_argument("--depth", type=int, default=50, help="of the ResNet: 18, 34, 50 or 101")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the activations")
     parser.add_argument("--repeats", type=int, default=5, help="rounds in which every candidate is timed once")
     parser.add_argument("--output", help="folder for benchmark.json and benchmark.md")
     flags = parser.parse_args(arguments)
-    flags.heads = flags.heads.split(",")
-    if unknown := set(flags.heads) - set(HEADS):
-        parser.error(f"--heads names {', '.join(sorted(unknown))}; expected some of {', '.join(HEADS)}")
+    flags.networks = flags.networks.split(",")
+    if unknown := set(flags.networks) - set(NETWORKS):
+        parser.error(f"--networks names {', '.join(sorted(unknown))}; expected some of {', '.join(NETWORKS)}")
     if flags.batch < 2 or flags.repeats < 1:
         parser.error("--batch must be at least 2 and --repeats at least 1")
     return flags
@@ -333,7 +343,9 @@ def main(arguments=None) -> list[dict]:
     if torch is None:
         print("PyTorch is not installed: no comparison (pip install -r requirements-bench.txt)")
     print("  ".join(title.rjust(width) for title, width in zip(COLUMNS, WIDTHS, strict=True)))
-    rows = [row for head in flags.heads for row in benchmark_head(head, flags, lambda text: print(text, flush=True))]
+    rows = []
+    for name in flags.networks:
+        rows += benchmark_network(name, flags, lambda text: print(text, flush=True))
     if flags.output:
         write(flags.output, rows, flags)
     return rows

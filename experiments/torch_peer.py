@@ -1,4 +1,4 @@
-"""The benchmark's networks once more in PyTorch, as mmsegmentation builds them: ResNet and the five heads.
+"""The benchmark's networks once more in PyTorch, as mmsegmentation builds them: ResNet and the six heads.
 
 Module names are mmsegmentation's, so that `se_jax.importers` reads a peer's state dict and both sides can be checked to
 compute the same function. Images and maps are [b, c, h, w], as torch has them.
@@ -114,15 +114,29 @@ class Head(nn.Module):
 
 
 class FCNHead(Head):
-    def __init__(self, inputs, channels, num_classes, num_convs=2, concat_input=True, in_index=3):
+    def __init__(
+        self,
+        inputs,
+        channels,
+        num_classes,
+        num_convs=2,
+        kernel_size=3,
+        concat_input=True,
+        in_index=3,
+        resize_concat=False,
+    ):
         super().__init__(channels, num_classes)
-        self.in_index, last = in_index, inputs[in_index]
-        blocks = [ConvModule(last if i == 0 else channels, channels, 3) for i in range(num_convs)]
+        self.in_index, self.resize_concat = in_index, resize_concat
+        last = sum(inputs) if resize_concat else inputs[in_index]
+        blocks = [ConvModule(last if i == 0 else channels, channels, kernel_size) for i in range(num_convs)]
         self.convs = nn.Sequential(*blocks)
         self.conv_cat = ConvModule(last + channels, channels, 3) if concat_input else None
 
     def body(self, features):
         x = features[self.in_index]
+        if self.resize_concat:
+            size = features[0].shape[2:]
+            x = torch.cat([features[0], *(resize(feature, size) for feature in features[1:])], 1)
         y = self.convs(x)
         return y if self.conv_cat is None else self.conv_cat(torch.cat([x, y], 1))
 
@@ -168,8 +182,8 @@ class ASPPHead(Head):
 class SepASPPHead(ASPPHead):
     separable = True
 
-    def __init__(self, inputs, channels, num_classes):
-        super().__init__(inputs, channels, num_classes)
+    def __init__(self, inputs, channels, num_classes, **options):
+        super().__init__(inputs, channels, num_classes, **options)
         self.c1_bottleneck = ConvModule(inputs[0], 48, 1)
         self.sep_bottleneck = nn.Sequential(
             SeparableConvModule(channels + 48, channels), SeparableConvModule(channels, channels)
@@ -196,23 +210,50 @@ class UPerHead(PSPHead):
         return self.fpn_bottleneck(torch.cat([outputs[0], *(resize(x, size) for x in outputs[1:])], 1))
 
 
-HEADS = {"fcn": FCNHead, "psp": PSPHead, "aspp": ASPPHead, "sep_aspp": SepASPPHead, "uper": UPerHead}
+class SegformerHead(Head):
+    def __init__(self, inputs, channels, num_classes):
+        super().__init__(channels, num_classes)
+        self.convs = nn.ModuleList(ConvModule(n, channels, 1) for n in inputs)
+        self.fusion_conv = ConvModule(len(inputs) * channels, channels, 1)
+
+    def body(self, features):
+        size = features[0].shape[2:]
+        branches = [resize(conv(x), size) for conv, x in zip(self.convs, features, strict=True)]
+        return self.fusion_conv(torch.cat(branches, 1))
+
+
+HEADS = {
+    "fcn": FCNHead,
+    "psp": PSPHead,
+    "aspp": ASPPHead,
+    "segformer": SegformerHead,
+    "sep_aspp": SepASPPHead,
+    "uper": UPerHead,
+}
 
 
 class Segmentor(nn.Module):
-    """Image [b, 3, h, w] -> logits at the head's resolution; in training also the auxiliary head's."""
+    """Image [b, 3, h, w] -> logits at the head's resolution; in training also the auxiliary head's, where there is one.
 
-    def __init__(self, head, num_classes, channels, auxiliary_channels, **encoder):
+    The encoder is any module whose forward gives maps, finest first, with their `channels`.
+    """
+
+    def __init__(self, encoder, head, num_classes, channels, auxiliary_channels=None, **options):
         super().__init__()
-        self.backbone = ResNet(**encoder)
-        inputs = self.backbone.channels
-        self.decode_head = HEADS[head](inputs, channels, num_classes)
-        self.auxiliary_head = FCNHead(inputs, auxiliary_channels, num_classes, 1, concat_input=False, in_index=2)
+        self.backbone = encoder
+        inputs = encoder.channels
+        self.decode_head = HEADS[head](inputs, channels, num_classes, **options)
+        self.auxiliary_head = None
+        if auxiliary_channels:
+            options = {"num_convs": 1, "concat_input": False, "in_index": 2}
+            self.auxiliary_head = FCNHead(inputs, auxiliary_channels, num_classes, **options)
 
     def forward(self, x):
         features = self.backbone(x)
-        logits = self.decode_head(features)
-        return (logits, self.auxiliary_head(features)) if self.training else logits
+        logits = [self.decode_head(features)]
+        if self.training and self.auxiliary_head is not None:
+            logits.append(self.auxiliary_head(features))
+        return tuple(logits) if self.training else logits[0]
 
 
 def randomize(model, seed=0):

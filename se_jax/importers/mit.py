@@ -1,25 +1,6 @@
 """MixVisionTransformer, by the names of mmsegmentation and of the authors' own repository (NVlabs/SegFormer)."""
 
-import numpy as np
-
-from se_jax.importers.rules import CONV, CONV_AS_LINEAR, IN_PROJ, LAYER_NORM, LINEAR, Leaf, Rule, Table
-
-
-def split_qkv(suffix: str, ours: str) -> Leaf:
-    """Our packed projection of queries, keys and values, kept as `q` and `kv` in torch; `suffix` is their tensor's."""
-
-    def pack(q, kv):
-        return np.concatenate([q, kv]).T
-
-    def unpack(packed):
-        third = packed.shape[-1] // 3
-        return packed.T[:third], packed.T[third:]
-
-    return Leaf("params", ours, (f"q.{suffix}", f"kv.{suffix}"), pack, unpack)
-
-
-# PVT's way to keep the projections of global attention; Twins shares it
-SPLIT_QKV = (split_qkv("weight", "kernel"), split_qkv("bias", "bias"))
+from se_jax.importers.rules import CONV, CONV_AS_LINEAR, IN_PROJ, LAYER_NORM, LINEAR, SPLIT_QKV, Rule, Table
 
 
 def mmseg(encoder) -> Table:

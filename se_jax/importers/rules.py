@@ -87,6 +87,23 @@ CONV_AS_LINEAR = (
 IN_PROJ = (transposed("kernel", "in_proj_weight", (1, 0)), parameter("bias", "in_proj_bias"))
 
 
+def _split_qkv(suffix: str, ours: str) -> Leaf:
+    """Our packed projection of queries, keys and values, kept as `q` and `kv` in torch; `suffix` is their tensor's."""
+
+    def pack(q, kv):
+        return np.concatenate([q, kv]).T
+
+    def unpack(packed):
+        third = packed.shape[-1] // 3
+        return packed.T[:third], packed.T[third:]
+
+    return Leaf("params", ours, (f"q.{suffix}", f"kv.{suffix}"), pack, unpack)
+
+
+# the same projection where torch keeps queries apart from keys and values, as PVT does
+SPLIT_QKV = (_split_qkv("weight", "kernel"), _split_qkv("bias", "bias"))
+
+
 def conv_block(theirs: str, ours: str) -> tuple[Rule, Rule]:
     """The two rules of mmcv's ConvModule."""
     return Rule(f"{theirs}.conv", f"{ours}/conv", CONV), Rule(f"{theirs}.bn", f"{ours}/bn", NORM)

@@ -1,7 +1,6 @@
 """Twins-SVT and -PCPVT, by the names of mmsegmentation and timm (twins_svt_small, twins_pcpvt_small, ...)."""
 
-from se_jax.importers.mit import SPLIT_QKV
-from se_jax.importers.rules import CONV, IN_PROJ, LAYER_NORM, LINEAR, Rule, Table
+from se_jax.importers.rules import CONV, IN_PROJ, LAYER_NORM, LINEAR, SPLIT_QKV, Rule, Table
 
 # ImageNet checkpoints, also those converted to mmsegmentation's names, end in one norm and a classifier; they have none
 # of the four norms of SVT's maps, which mmsegmentation, too, then leaves at their initial values.

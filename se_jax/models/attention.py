@@ -11,12 +11,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from se_jax.models.layers import Conv, linear
+from se_jax.models.layers import Conv, add_bias, linear, normalize_channels
 
 # mmcv cuts at absolute -2 and 2, a hundred standard deviations away: in effect a plain normal
 linear_normal = nn.initializers.normal(0.02)
 # torch's Xavier uniform of the packed projection [3c, c]: fans are summed over the packed shape
 packed_xavier = nn.initializers.xavier_uniform()
+
+# A depthwise kernel's fan_in is its fan_out divided by the groups, which the reference's transformers count.
+depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Linear(nn.Module):
@@ -32,7 +35,7 @@ class Linear(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         y = linear(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype))
         return y
 
 
@@ -46,10 +49,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        mean = jnp.mean(x, axis=-1, keepdims=True)
-        var = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
-        return ((x - mean) * jax.lax.rsqrt(var + self.epsilon) * scale + bias).astype(self.dtype)
+        return normalize_channels(x.astype(jnp.float32), scale, bias, self.epsilon).astype(self.dtype)
 
 
 def gelu(x):
@@ -140,12 +140,26 @@ class SelfAttention(nn.Module):
             reduced = LayerNorm(self.epsilon, dtype=self.dtype, name="norm")(conv(x))
         kernel, bias = PackedProjection(name="qkv")(channels)
         kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
-        q = linear(x, kernel[:, :channels]) + bias[:channels]
-        kv = linear(reduced, kernel[:, channels:]) + bias[channels:]
+        q = add_bias(linear(x, kernel[:, :channels]), bias[:channels])
+        kv = add_bias(linear(reduced, kernel[:, channels:]), bias[channels:])
         q = q.reshape(batch, height * width, self.heads, -1)
         k, v = (part.reshape(batch, -1, self.heads, channels // self.heads) for part in jnp.split(kv, 2, axis=-1))
         y = attend(q, k, v).reshape(batch, height, width, channels)
         return Linear(channels, dtype=self.dtype, name="proj")(y)
+
+
+def require_reducible(model, x, reductions):
+    """Refuses images with a map, of stride 4, 8, 16 or 32, smaller than its reduction: no keys would remain.
+
+    Raises:
+      ValueError: with the least size that would do.
+    """
+    least = max(4 * 2**stage * (reduction - 1) + 1 for stage, reduction in enumerate(reductions))
+    if min(x.shape[1:3]) < least:
+        raise ValueError(
+            f"{type(model).__name__} got an image of {x.shape[1]} x {x.shape[2]}; expected at least {least} x {least}, "
+            f"so that attention can reduce its maps by {reductions}."
+        )
 
 
 class PackedProjection(nn.Module):

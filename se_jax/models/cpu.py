@@ -72,12 +72,20 @@ def conv_by_taps(x, kernel, padding: int, dilation: int):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def depthwise(x, kernel, strides: int, padding: int, dilation: int):
-    """Depthwise convolution as multiply-adds of shifted maps, each where its tap falls inside; gradients alike."""
-    y = jnp.zeros((x.shape[0], *_outputs(x, kernel, strides, padding, dilation), x.shape[3]), x.dtype)
-    for i, rows, source_rows in _taps(x.shape[1], kernel.shape[0], strides, padding, dilation):
-        for j, columns, source_columns in _taps(x.shape[2], kernel.shape[1], strides, padding, dilation):
-            y = _add_at(y, rows, columns, x[:, source_rows, source_columns] * kernel[i, j, 0])
-    return y
+    """Depthwise convolution as one sum of shifted maps, which XLA computes in a single pass over the output."""
+    rows, columns = _outputs(x, kernel, strides, padding, dilation)
+    x = lax.optimization_barrier(_pad(x, padding))  # or XLA computes what x comes from again for every tap
+    parts = []
+    for i, j in np.ndindex(kernel.shape[:2]):
+        top, left = i * dilation, j * dilation
+        across = slice(left, left + (columns - 1) * strides + 1, strides)
+        parts.append(x[:, top : top + (rows - 1) * strides + 1 : strides, across] * kernel[i, j, 0])
+    return functools.reduce(jnp.add, parts)
+
+
+def _pad(x, padding: int):
+    sides = (padding, padding, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), sides, sides, (0, 0, 0)))
 
 
 def _depthwise_forward(x, kernel, strides, padding, dilation):
@@ -86,15 +94,25 @@ def _depthwise_forward(x, kernel, strides, padding, dilation):
 
 def _depthwise_backward(strides, padding, dilation, saved, dy):
     x, kernel = saved
-    dx = jnp.zeros_like(x)
+    x, dy = lax.optimization_barrier((x, dy))
     dkernel = jnp.zeros(kernel.shape, jnp.float32)
     for i, rows, source_rows in _taps(x.shape[1], kernel.shape[0], strides, padding, dilation):
         across = list(_taps(x.shape[2], kernel.shape[1], strides, padding, dilation))
-        for j, columns, source_columns in across:
-            dx = _add_at(dx, source_rows, source_columns, dy[:, rows, columns] * kernel[i, j, 0])
         for (j, _, _), value in zip(across, _row_sums(x, dy, rows, source_rows, across), strict=True):
             dkernel = dkernel.at[i, j, 0].set(value)
-    return dx, dkernel.astype(kernel.dtype)
+    return _depthwise_input(x, kernel, strides, padding, dilation, dy), dkernel.astype(kernel.dtype)
+
+
+def _depthwise_input(x, kernel, strides: int, padding: int, dilation: int, dy):
+    """The gradient of the input: without strides a convolution of `dy` with the kernel turned round."""
+    reach = [dilation * (taps - 1) - padding for taps in kernel.shape[:2]]
+    if strides == 1 and reach[0] == reach[1] >= 0:
+        return depthwise(dy, kernel[::-1, ::-1], 1, reach[0], dilation)
+    dx = jnp.zeros_like(x)
+    for i, rows, source_rows in _taps(x.shape[1], kernel.shape[0], strides, padding, dilation):
+        for j, columns, source_columns in _taps(x.shape[2], kernel.shape[1], strides, padding, dilation):
+            dx = _add_at(dx, source_rows, source_columns, dy[:, rows, columns] * kernel[i, j, 0])
+    return dx
 
 
 def _row_sums(x, dy, rows: slice, source_rows: slice, across: list) -> list:
@@ -117,9 +135,51 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _channel_mean(x):
-    """Mean over all but the last axis, as a matrix product: [b, h, w, c] -> [c]."""
+    """Mean over all but the last axis: [b, h, w, c] -> [c]."""
+    return _channel_sum(x, 1 / (x.size // x.shape[-1]))
+
+
+def _channel_sum(x, weight: float = 1.0):
+    """Sum over all but the last axis, as a matrix product: [..., c] -> [c]."""
     rows = x.reshape(-1, x.shape[-1])
-    return jnp.full(len(rows), 1 / len(rows), x.dtype) @ rows
+    return jnp.full(len(rows), weight, x.dtype) @ rows
+
+
+@jax.custom_vjp
+def add_bias(x, bias):
+    """[..., c] plus [c]; the bias' gradient is a product too."""
+    return x + bias
+
+
+add_bias.defvjp(lambda x, bias: (x + bias, None), lambda _, dy: (dy, _channel_sum(dy)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_channels(x, scale, bias, epsilon: float):
+    """Each pixel's channels to mean 0 and variance 1, times `scale`, plus `bias`."""
+    return _normal(x, epsilon)[0] * scale + bias
+
+
+def _normal(x, epsilon: float):
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    inverse = lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True) + epsilon)
+    return (x - mean) * inverse, inverse
+
+
+def _normalize_channels_forward(x, scale, bias, epsilon):
+    return normalize_channels(x, scale, bias, epsilon), (x, scale)
+
+
+def _normalize_channels_backward(epsilon, saved, dy):
+    x, scale = saved
+    normal, inverse = _normal(x, epsilon)
+    scaled = dy * scale
+    mean = jnp.mean(scaled, axis=-1, keepdims=True)
+    dx = (scaled - mean - normal * jnp.mean(scaled * normal, axis=-1, keepdims=True)) * inverse
+    return dx, _channel_sum(dy * normal), _channel_sum(dy)
+
+
+normalize_channels.defvjp(_normalize_channels_forward, _normalize_channels_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

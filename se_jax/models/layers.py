@@ -40,6 +40,20 @@ def linear(x, kernel):
     return cpu.product(x, kernel) if on_cpu() else x @ kernel
 
 
+def add_bias(x, bias):
+    """[..., c] plus [c]."""
+    return cpu.add_bias(x, bias) if on_cpu() else x + bias
+
+
+def normalize_channels(x, scale, bias, epsilon: float):
+    """LayerNorm of float32 [..., c]: mean 0 and biased variance 1 over the channels, then `scale` and `bias`."""
+    if on_cpu():
+        return cpu.normalize_channels(x, scale, bias, epsilon)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    var = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+    return (x - mean) * lax.rsqrt(var + epsilon) * scale + bias
+
+
 def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1):
     """Cross-correlation with symmetric zero padding, as torch's conv2d: [b, h, w, c] -> [b, h', w', out]."""
     if kernel.shape[:2] == (1, 1) and padding == 0 and groups == 1:
@@ -124,7 +138,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*taps, x.shape[-1] // self.groups, self.features))
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), groups=self.groups, **geometry)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype))
         if self.tap_bias:
             bias = self.param("tap_bias", nn.initializers.zeros, (*taps, self.features))
             y = y + tap_bias_map(bias, x.shape[1:3], **geometry).astype(self.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
+from experiments.networks import NETWORKS
 from se_jax import parallel
 from se_jax.importers import import_weights
 from se_jax.models import ResNet
@@ -19,7 +20,7 @@ def test_a_small_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "torch", None)
     monkeypatch.setattr(benchmark, "MODES", {"baseline": "none", "folded": "folded"})
     monkeypatch.setattr(parallel, "jit", parallel.jit_once)  # compiles sooner, runs slower
-    flags = ["--heads=psp", "--size=32", "--batch=2", "--width=4", "--depth=18", "--repeats=1"]
+    flags = ["--networks=resnet_psp", "--size=32", "--batch=2", "--width=4", "--depth=18", "--repeats=1"]
     rows = benchmark.main([*flags, f"--output={tmp_path}"])
     assert [(row["pass"], row["side"]) for row in rows] == [
         ("forward", "baseline"),
@@ -34,7 +35,7 @@ def test_a_small_run(tmp_path, monkeypatch, capsys):
     assert rows[0]["to_baseline"] == 1
     written = json.loads((tmp_path / "benchmark.json").read_text())
     assert written["rows"] == rows and written["environment"]["jax"] == jax.__version__
-    assert (tmp_path / "benchmark.md").read_text().count("\n| psp |") == 4
+    assert (tmp_path / "benchmark.md").read_text().count("\n| resnet_psp |") == 4
     assert "requirements-bench.txt" in capsys.readouterr().out
 
 
@@ -44,7 +45,8 @@ def test_imports_no_tensorflow():
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"), [(["--heads=fcn,unet"], "names unet; expected some of fcn"), (["--batch=1"], "at least 2")]
+    ("flags", "message"),
+    [(["--networks=resnet_fcn,unet"], "names unet; expected some of resnet_fcn"), (["--batch=1"], "at least 2")],
 )
 def test_wrong_flags_are_named(flags, message, capsys):
     with pytest.raises(SystemExit):
@@ -60,14 +62,15 @@ def test_networks_that_differ_are_noticed():
         benchmark.check_equal(ours, peer, "float32")
 
 
-@pytest.mark.parametrize("head", list(benchmark.HEADS))
-def test_heads_of_the_peer_are_ours(head):
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("resnet")] + ["mit_segformer"])
+def test_networks_of_the_peer_are_ours(name):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (requirements-bench.txt)")
     flags = benchmark.parse_flags(["--width=8", "--depth=18"])
-    peer = benchmark.make_peer(head, flags).eval()
-    variables = benchmark.make_variables(head, flags, peer)["baseline"]
+    peer, layout = benchmark.make_peer(name, flags)
+    peer.eval()
+    variables = benchmark.make_variables(name, flags, peer, layout)["baseline"]
     images = np.random.default_rng(0).normal(size=(2, 97, 65, 3)).astype(np.float32)
-    actual = jax.jit(benchmark.forward(benchmark.make_model(head, flags, "none")))(variables, images)
+    actual = jax.jit(benchmark.forward(benchmark.make_model(name, flags, "none")))(variables, images)
     with torch.no_grad():
         expected = peer(torch.from_numpy(images).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
     assert np.abs(np.asarray(actual) - expected).max() <= 5e-5 * expected.std()

@@ -10,11 +10,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from se_jax.models.encoders.resnet import ResidualBlock
 from se_jax.models.encoders.variants import variant_sizes
 from se_jax.models.layers import ConvBlock, resize
 
-BOTTLENECK_EXPANSION = 4
 STEM = 64
+BLOCK = {"scale_init": nn.initializers.ones}  # unlike ResNet's, no branch starts at zero
 # `width` C: the branches have C, 2C, 4C and 8C channels; `modules`: exchange modules of stages 2, 3 and 4; `blocks`:
 # residual blocks a branch has in each; `layer1_*`: the bottlenecks behind the stem.
 _PUBLISHED = {"layer1_blocks": 4, "layer1_width": 64, "modules": (1, 4, 3), "blocks": 4}
@@ -24,35 +25,6 @@ VARIANTS: dict[str, dict] = {
     "w32": {"width": 32, **_PUBLISHED},
     "w48": {"width": 48, **_PUBLISHED},
 }
-
-
-class ResidualBlock(nn.Module):
-    """Residual block at stride 1: [b, h, w, c] -> [b, h, w, out]; all its normalisations start with weight one.
-
-    Two 3x3 convolutions (out = features), or a bottleneck of 1x1, 3x3, 1x1 (out = 4 features).
-    """
-
-    features: int
-    bottleneck: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        out = self.features * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
-        kernels = (1, 3, 1) if self.bottleneck else (3, 3)
-        y = x
-        for index, kernel_size in enumerate(kernels, 1):
-            last = index == len(kernels)
-            y = ConvBlock(
-                out if last else self.features,
-                kernel_size,
-                activation=None if last else nn.relu,
-                dtype=self.dtype,
-                name=f"conv{index}",
-            )(y, train)
-        if x.shape[-1] != out:
-            x = ConvBlock(out, 1, activation=None, dtype=self.dtype, name="downsample")(x, train)
-        return nn.relu(y + x)
 
 
 class ExchangeModule(nn.Module):
@@ -74,7 +46,8 @@ class ExchangeModule(nn.Module):
         for branch in range(len(maps)):
             for index in range(self.blocks):
                 name = f"branches_{branch}_{index}"
-                maps[branch] = block(self.width * 2**branch, dtype=self.dtype, name=name)(maps[branch], train)
+                residual = block(self.width * 2**branch, bottleneck=False, **BLOCK, dtype=self.dtype, name=name)
+                maps[branch] = residual(maps[branch], train)
         fused = []
         for target in range(len(maps)):
             total = sum(self._brought(maps, source, target, train) for source in range(len(maps)))
@@ -154,7 +127,7 @@ class HRNet(nn.Module):
         x = ConvBlock(STEM, 3, strides=2, **kind, name="conv2")(x, train)
         block = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
         for index in range(sizes.layer1_blocks):
-            x = block(sizes.layer1_width, bottleneck=True, **kind, name=f"layer1_{index}")(x, train)
+            x = block(sizes.layer1_width, bottleneck=True, **BLOCK, **kind, name=f"layer1_{index}")(x, train)
         maps = (x,)
         for stage, modules in enumerate(sizes.modules, 2):
             maps = self._with_new_branch(maps, stage - 1, train)

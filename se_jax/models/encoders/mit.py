@@ -9,7 +9,15 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from se_jax.models.attention import DropPath, LayerNorm, SelfAttention, drop_path_rates, gelu
+from se_jax.models.attention import (
+    DropPath,
+    LayerNorm,
+    SelfAttention,
+    depthwise_normal,
+    drop_path_rates,
+    gelu,
+    require_reducible,
+)
 from se_jax.models.encoders.variants import variant_sizes
 from se_jax.models.layers import Conv
 
@@ -24,22 +32,6 @@ VARIANTS = {
 }
 PATCHES = ((7, 4), (3, 2), (3, 2), (3, 2))  # kernel and stride of each stage's patch embedding
 EPSILON = 1e-6  # of every LayerNorm
-# A depthwise kernel's fan_in is its fan_out divided by the groups, which the reference counts here.
-depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-
-
-def require_reducible(model, x, reductions):
-    """Refuses images with a map, of stride 4, 8, 16 or 32, smaller than its reduction: no keys would remain.
-
-    Raises:
-      ValueError: with the least size that would do.
-    """
-    least = max(4 * 2**stage * (reduction - 1) + 1 for stage, reduction in enumerate(reductions))
-    if min(x.shape[1:3]) < least:
-        raise ValueError(
-            f"{type(model).__name__} got an image of {x.shape[1]} x {x.shape[2]}; expected at least {least} x {least}, "
-            f"so that attention can reduce its maps by {reductions}."
-        )
 
 
 class OverlapPatchEmbed(nn.Module):

@@ -3,6 +3,7 @@
 Numerically mmsegmentation's ResNet, ResNetV1c and ResNetV1d in "pytorch" style with contract_dilation.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -27,9 +28,10 @@ class ResidualBlock(nn.Module):
     """One residual block: [b, h, w, c] -> [b, ceil(h / strides), ceil(w / strides), out].
 
     A basic block (two 3x3, of which only the first is dilated; out = features) or a bottleneck (1x1, 3x3, 1x1;
-    out = 4 features). The last normalisation of the branch starts with weight zero: a new block is its shortcut.
+    out = 4 features).
 
     Attributes:
+      scale_init: of the branch's last normalisation; from weight zero, a new block is its shortcut.
       average_shortcut: V1d's shortcut, which averages before its 1x1 convolution instead of dropping pixels.
     """
 
@@ -38,11 +40,12 @@ class ResidualBlock(nn.Module):
     strides: int = 1
     dilation: int = 1
     average_shortcut: bool = False
+    scale_init: Callable = nn.initializers.zeros
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        last = {"activation": None, "scale_init": nn.initializers.zeros, "dtype": self.dtype}
+        last = {"activation": None, "scale_init": self.scale_init, "dtype": self.dtype}
         spatial = {"strides": self.strides, "dilation": self.dilation, "dtype": self.dtype}
         if self.bottleneck:
             out = self.features * BOTTLENECK_EXPANSION

@@ -17,12 +17,13 @@ from se_jax.models.attention import (
     Mlp,
     SelfAttention,
     attend,
+    depthwise_normal,
     drop_path_rates,
     from_windows,
     pad_to_multiple,
+    require_reducible,
     to_windows,
 )
-from se_jax.models.encoders.mit import depthwise_normal, require_reducible
 from se_jax.models.encoders.variants import variant_sizes
 from se_jax.models.layers import Conv
 
