@@ -3,6 +3,8 @@
 Options are changed on the command line with --config.a.b=value; tuples as --config.data.crop="(360, 480)".
 """
 
+import functools
+
 from ml_collections import ConfigDict, config_dict
 
 
@@ -76,20 +78,13 @@ def data() -> dict:
 
 
 def model() -> dict:
-    """config.model; the decoder's further options are the fields of its class in se_jax/models/decoders."""
+    """config.model; further options are the fields of the classes in se_jax/models/{encoders,decoders}."""
     return {
         "num_classes": 9,
         "dtype": "float32",  # of the network's computation, or bfloat16; parameters, statistics and loss stay float32
         "remat": False,  # recompute the encoder's activations in the backward pass, to save memory
         "align_corners": False,  # of every bilinear resize, the logits' too
-        "encoder": {
-            "name": "resnet",
-            "depth": 50,  # 18, 34, 50 or 101
-            "variant": "v1c",  # v1b, v1c or v1d
-            "output_stride": 8,  # 8, 16 or 32
-            "width": 64,  # channels of the first stage
-            "multi_grid": config_dict.placeholder(tuple),  # dilations of the last stage's blocks, e.g. (1, 2, 4)
-        },
+        "encoder": encoder("resnet"),
         "decoder": decoder("aspp"),
         "auxiliary": {"in_index": 2, "channels": 256},
         "equalizer": {
@@ -100,31 +95,63 @@ def model() -> dict:
     }
 
 
+def encoder(name: str, **changes) -> dict:
+    """config.model.encoder: a published network; an option that is None keeps the variant's own size."""
+    # a placeholder each: a shared one would tie the options together
+    whole, share, sizes = (functools.partial(config_dict.placeholder, kind) for kind in (int, float, tuple))
+    encoders = {
+        "convnext": {"variant": "tiny", "widths": sizes(), "depths": sizes(), "drop_path": share()},
+        "efficientnet": {"variant": "b0", "fused": False, "padding": "same", "drop_path": share()},
+        "hrnet": {"variant": "w18", "width": whole(), "modules": sizes(), "blocks": whole()},
+        "mit": {"variant": "b0", "width": whole(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
+        "mobilenetv2": {"width": 1.0, "output_stride": 8},  # width: a multiplier; 8 or 32
+        "resnet": {
+            "depth": 50,  # 18, 34, 50 or 101
+            "variant": "v1c",  # v1b, v1c or v1d
+            "output_stride": 8,  # 8, 16 or 32
+            "width": 64,  # channels of the first stage
+            "multi_grid": sizes(),  # dilations of the last stage's blocks, e.g. (1, 2, 4)
+        },
+        "swin": {
+            "variant": "tiny",  # small, base, large
+            "width": whole(),  # channels of the first stage
+            "depths": sizes(),
+            "heads": sizes(),
+            "window": whole(),  # 7, or 12 for weights trained at 384 x 384
+            "drop_path": share(),
+        },
+        "twins": {"variant": "svt_small", "widths": sizes(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
+        "xception": {"variant": "65", "output_stride": 16},
+    }
+    return {"name": name, **encoders[name], **changes}
+
+
 def decoder(name: str, **changes) -> dict:
     """config.model.decoder: mmsegmentation's standard form of a head, for an encoder of output stride 8."""
     heads = {
         "aspp": {"dilations": (1, 12, 24, 36)},
         "fcn": {"num_convs": 2, "kernel_size": 3, "concat_input": True, "resize_concat": False},
         "psp": {"pool_scales": (1, 2, 3, 6)},
+        "segformer": {"channels": 256},
         "sep_aspp": {"dilations": (1, 12, 24, 36), "c1_channels": 48},
         "uper": {"pool_scales": (1, 2, 3, 6)},
     }
     return {"name": name, "channels": 512, "dropout": 0.1, **heads[name], **changes}
 
 
-def camvid(decoder: dict, **encoder) -> ConfigDict:
-    """CamVid at its full 480x360, trained from scratch with the given decoder and changes of the encoder."""
+def camvid(decoder: dict, name: str = "resnet", **changes) -> ConfigDict:
+    """CamVid at its full 480x360, trained from scratch with the given decoder, encoder and changes of the encoder."""
     config = get_config()
     config.num_steps = 10_000
     config.data.update(name="folder", dir="data/camvid", batch_size=8, scale=(480, 360), crop=(360, 480))
     config.eval.update(batch_size=4, scale=(480, 360))
     config.model.num_classes = 11
     config.model.decoder = ConfigDict(decoder)
-    config.model.encoder.update(encoder)
+    config.model.encoder = ConfigDict(encoder(name, **changes))
     return config
 
 
-def shapes(decoder: dict, **encoder) -> ConfigDict:
+def shapes(decoder: dict, **changes) -> ConfigDict:
     """Generated shapes with a small network, for a machine of two cores."""
     config = get_config()
     config.num_steps = 600
@@ -134,6 +161,6 @@ def shapes(decoder: dict, **encoder) -> ConfigDict:
     config.calibration.max_images = 256
     config.optimizer.learning_rate = 0.05
     config.model.decoder = ConfigDict(decoder)
-    config.model.encoder.update({"depth": 18, "width": 16} | encoder)
+    config.model.encoder.update({"depth": 18, "width": 16} | changes)
     config.model.auxiliary.channels = 32
     return config

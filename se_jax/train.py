@@ -345,11 +345,11 @@ def check(config, mesh) -> None:
             f"{config.accumulate} parts (accumulate); use a multiple of {unit}, e.g. "
             + " or ".join(str(size) for size in (below, below + unit) if size)
         )
-    crop, stride = config.data.crop, config.model.encoder.output_stride
+    crop, stride = config.data.crop, config.model.encoder.get("output_stride", 32)
     if len(crop) != 2 or not all(isinstance(side, int) and side >= stride for side in crop):
         raise ValueError(
             f"data.crop is {tuple(crop)}; expected (height, width), both whole numbers of at least {stride}, the "
-            "encoder's output_stride, so that its last feature map has a pixel"
+            "encoder's output stride, so that its last feature map has a pixel"
         )
 
 

@@ -6,11 +6,12 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
 import data_pipelines
 from configs import common
 from se_jax import optimizers, parallel, train
-from se_jax.models import build
+from se_jax.models import ENCODERS, build
 
 FILES = sorted(
     p.stem for p in pathlib.Path(common.__file__).parent.glob("*.py") if p.stem not in ("__init__", "common")
@@ -50,8 +51,20 @@ def test_config_passes_the_checks(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_config_has_the_common_options(name):
-    theirs = {key for key in keys(common.get_config()) if not key.startswith("model.decoder.")}
+    theirs = {key for key in keys(common.get_config()) if not key.startswith(("model.encoder.", "model.decoder."))}
     assert theirs <= keys(load(name).get_config())
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoder_options_are_its_fields_and_apart(name):
+    options = ConfigDict(common.encoder(name))
+    for key in options:
+        assert key == "name" or hasattr(ENCODERS[name], key), key
+    unset = [key for key, value in options.items() if value is None]
+    values = {key: 8 if key in ("width", "window", "blocks") else 0.1 if key == "drop_path" else (8,) for key in unset}
+    for count, key in enumerate(unset, 1):
+        options[key] = values[key]  # also of the type that the option may have
+        assert [options[k] is None for k in unset].count(True) == len(unset) - count
 
 
 @pytest.mark.parametrize("name", FILES)
