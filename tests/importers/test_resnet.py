@@ -1,0 +1,68 @@
+"""ResNet's import tables of timm and torchvision, both ways, and those libraries' networks as witnesses."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_jax.importers import export_weights, import_weights
+from se_jax.importers.tables import tables_of
+from se_jax.models import ResNet
+from tests.conftest import assert_close_to_reference
+
+NAMES = pathlib.Path(__file__).parent / "names"
+
+
+def template(encoder):
+    return jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def test_every_tensor_of_timms_goes_in_and_comes_out():
+    """Names and shapes of timm's resnet18d."""
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for name, *shape in (line.split() for line in (NAMES / "resnet_timm.txt").read_text().splitlines()):
+        tensors[name] = rng.normal(size=tuple(map(int, shape))).astype(np.float32)
+    encoder = ResNet(18, "v1d", output_stride=32)
+    variables = import_weights(encoder, tensors, template(encoder))
+    exported = export_weights(encoder, variables, "timm")
+    assert exported.keys() == {name for name in tensors if "num_batches_tracked" not in name and name[:2] != "fc"}
+    for name, tensor in exported.items():
+        np.testing.assert_array_equal(tensor, tensors[name])
+
+
+def test_torchvision_has_v1b_alone():
+    assert list(tables_of(ResNet(50, "v1b"))) == ["mmseg", "torchvision", "timm"]
+    assert list(tables_of(ResNet(50, "v1c"))) == ["mmseg", "timm"]
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "options"),
+    [
+        ("timm", "resnet50c", {"depth": 50, "variant": "v1c"}),
+        ("timm", "resnet18d", {"depth": 18, "variant": "v1d"}),
+        ("torchvision", "resnet18", {"depth": 18, "variant": "v1b"}),
+    ],
+)
+def test_equals_published_networks(library, name, options):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (requirements-bench.txt)")
+    module = pytest.importorskip(library, reason=f"{library} is not installed (requirements-bench.txt)")
+    network = (module.create_model if library == "timm" else module.models.get_model)(name).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, tensor in network.state_dict().items():
+            if key.endswith("running_var") or (tensor.ndim == 1 and key.endswith("weight")):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+        images = torch.randn(1, 3, 97, 64, generator=generator)
+        x, expected = network.maxpool(getattr(network, "act1", torch.relu)(network.bn1(network.conv1(images)))), []
+        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+            x = stage(x)
+            expected.append(x)
+    encoder = ResNet(**options, output_stride=32)
+    tensors = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    variables = import_weights(encoder, tensors, template(encoder), library)
+    maps = jax.jit(encoder.apply)(variables, images.numpy().transpose(0, 2, 3, 1))
+    for actual, reference in zip(maps, expected, strict=True):
+        assert_close_to_reference(actual, reference.numpy().transpose(0, 2, 3, 1))
