@@ -46,14 +46,14 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     network = build(config.model)
     whole = convert.holds_heads(state_dict)
     model = network if whole else network.encoder
-    init = jax.jit(model.init) if skip_classifier else lambda *arguments: jax.eval_shape(model.init, *arguments)
-    variables = init(jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, 3)))
+    # initial values, for what the checkpoint may lack
+    variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, 3)))
     try:
         done = convert.match(model, state_dict, variables, layout, skip_classifier=skip_classifier, bgr=bgr)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     filled = done.variables if whole else {name: {"encoder": part} for name, part in done.variables.items()}
-    checkpoints.save_variables(output, filled)
+    checkpoints.save_variables(output, jax.device_get(filled))
     facts = {
         "source": str(pathlib.Path(source).absolute()),
         "sha256": hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest(),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import shapes_aspp
 from se_jax import checkpoints, train
@@ -84,6 +85,23 @@ def test_an_encoder_fills_the_encoder_of_a_run(config, tmp_path):
         for name, part in after.items():
             assert equal(part["encoder"], inner[name])
             assert equal(part["decoder"], before[name]["decoder"])
+
+
+def test_what_a_checkpoint_may_lack_keeps_its_initial_value(config, tmp_path, capsys):
+    """An ImageNet Swin has no norms at its four outputs."""
+    config.model.encoder = ConfigDict({"name": "swin", "width": 4, "depths": (1, 1, 1, 1), "heads": (1, 1, 1, 1)})
+    model, variables = drawn(config)
+    inner = {name: part["encoder"] for name, part in variables.items() if "encoder" in part}
+    state = {
+        name: tensor for name, tensor in export_weights(model.encoder, inner, "timm").items() if "norm3" not in name
+    }
+    files.write(tmp_path / "swin.safetensors", state)
+    run_import(config, tmp_path / "swin.safetensors", tmp_path / "imported")
+    assert "layout timm" in (printed := capsys.readouterr().out)
+    assert "kept its initial value: params/norm3/scale" in printed
+    after = train.start_from(str(tmp_path / "imported"), model, jax.device_put(variables))["params"]["encoder"]
+    assert np.all(after["norm3"]["scale"] == 1)
+    assert equal(after["norm2"], inner["params"]["norm2"])
 
 
 def test_training_in_the_imports_own_directory_is_refused(config, tmp_path):
