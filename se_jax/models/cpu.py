@@ -74,7 +74,7 @@ def conv_by_taps(x, kernel, padding: int, dilation: int):
 def depthwise(x, kernel, strides: int, padding: int, dilation: int):
     """Depthwise convolution as one sum of shifted maps, which XLA computes in a single pass over the output."""
     rows, columns = _outputs(x, kernel, strides, padding, dilation)
-    x = lax.optimization_barrier(_pad(x, padding))  # or XLA computes what x comes from again for every tap
+    x = _pad(x, padding)
     parts = []
     for i, j in np.ndindex(kernel.shape[:2]):
         top, left = i * dilation, j * dilation
@@ -94,7 +94,6 @@ def _depthwise_forward(x, kernel, strides, padding, dilation):
 
 def _depthwise_backward(strides, padding, dilation, saved, dy):
     x, kernel = saved
-    x, dy = lax.optimization_barrier((x, dy))
     dkernel = jnp.zeros(kernel.shape, jnp.float32)
     for i, rows, source_rows in _taps(x.shape[1], kernel.shape[0], strides, padding, dilation):
         across = list(_taps(x.shape[2], kernel.shape[1], strides, padding, dilation))
