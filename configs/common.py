@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
 def data() -> dict:
     """config.data, whose augmentation goes in this order."""
     return {
-        "name": "shapes",  # or folder
+        "name": "shapes",  # or folder, ade20k, voc2012, cityscapes, pascal_context (59 classes), pascal_context_60
         "batch_size": 16,  # of all devices and processes together
         "on_error": "stop",  # at a file that cannot be read: 'stop', or 'skip' (counted, another image takes its place)
         "cache": False,  # keep decoded training images in memory: 4 bytes a pixel
@@ -64,10 +64,14 @@ def data() -> dict:
         "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it; 1: never
         "flip": 0.5,  # probability
         "photometric": True,  # random brightness, contrast, saturation and hue
+        # black fills a small crop up before normalisation, as in mmsegmentation's recipes of PASCAL VOC and Context;
+        # False: zeros do after it, as elsewhere
+        "black_padding": False,
+        # of files
+        "dir": "",  # the data set as published, or that of 'folder'; nothing is written into it
+        "train_split": config_dict.placeholder(str),  # None: the data set's usual one (voc2012: trainaug); or its name
+        "val_split": config_dict.placeholder(str),
         # 'folder' only
-        "dir": "",
-        "train_split": "train",
-        "val_split": "val",
         "image_dir": "images",
         "label_dir": "annotations",
         # 'shapes' only

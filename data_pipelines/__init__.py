@@ -14,15 +14,24 @@ import tensorflow as tf
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
-from data_pipelines import shapes  # noqa: E402
+from data_pipelines import ade20k, cityscapes, pascal_context, shapes, voc2012  # noqa: E402
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec  # noqa: E402
 from data_pipelines.pipeline import calibration_batches, eval_batches, train_batches  # noqa: E402
-from data_pipelines.sources import FolderSource, Source, check_labels, read_classes, read_example  # noqa: E402
+from data_pipelines.sources import (  # noqa: E402
+    FileSource,
+    FolderSource,
+    Source,
+    check_labels,
+    read_classes,
+    read_example,
+)
 
 __all__ = [
     "IGNORE",
+    "OFFICIAL",
     "Data",
     "DataError",
+    "FileSource",
     "FolderSource",
     "LabelError",
     "LabelSpec",
@@ -35,7 +44,15 @@ __all__ = [
     "train_batches",
 ]
 
-NAMES = ("shapes", "folder")
+# The published data sets, by config.data.name.
+OFFICIAL = {
+    "ade20k": ade20k.DATASET,
+    "voc2012": voc2012.DATASET,
+    "cityscapes": cityscapes.DATASET,
+    "pascal_context": pascal_context.DATASET,
+    "pascal_context_60": pascal_context.DATASET_60,
+}
+NAMES = ("shapes", "folder", *OFFICIAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +77,26 @@ def build(config) -> Data:
             for split, count in (("train", config.num_train), ("val", config.num_val))
         )
         return Data(train, val, shapes.label_spec())
-    if not config.dir:
-        raise DataError("data.dir is empty: set it to the directory that holds images/, annotations/ and classes.json")
-    if not tf.io.gfile.isdir(config.dir):
-        raise DataError(
-            f"data.dir={config.dir!r} is not a directory; expected one with images/, annotations/ and classes.json"
-        )
-    labels = read_classes(config.dir)
-    train, val = (
-        FolderSource(config.dir, split, config.image_dir, config.label_dir)
-        for split in (config.train_split, config.val_split)
-    )
+    (train, val), labels = _open(config)
     for source in (train, val):
         check_labels(source, labels, config.on_error)
     return Data(train, val, labels)
+
+
+def _open(config) -> tuple[list[FileSource], LabelSpec]:
+    """The sources of the training and the validation split of a data set of files, and its labels."""
+    official = OFFICIAL.get(config.name)
+    expected = official.origin if official else "Expected: images/, annotations/ and classes.json in it."
+    if not config.dir:
+        raise DataError(f"data.dir is empty: set it to the directory of the data set. {expected}")
+    if not tf.io.gfile.isdir(config.dir):
+        raise DataError(f"data.dir={config.dir!r} is not a directory. {expected}")
+    if official:
+        splits = (config.train_split or official.train_split, config.val_split or official.val_split)
+        return official.open(config.dir, splits)
+    labels = read_classes(config.dir)
+    splits = (config.train_split or "train", config.val_split or "val")
+    return [FolderSource(config.dir, split, config.image_dir, config.label_dir) for split in splits], labels
 
 
 def check_config(config) -> None:
@@ -100,6 +123,8 @@ def check_config(config) -> None:
     require("ratio_range", config.ratio_range[0] <= config.ratio_range[1], "low <= high")
     require("crop", is_pair(config.crop, int), "two positive whole numbers (height, width)")
     require("cat_max_ratio", 0 < config.cat_max_ratio <= 1, "a share in (0, 1]")
+    if "black_padding" in config:  # not in the configs of older runs
+        require("black_padding", isinstance(config.black_padding, bool), "True or False")
     require("flip", 0 <= config.flip <= 1, "a probability in [0, 1]")
     if config.name == "shapes":
         require("image_size", is_pair(config.image_size, int), "two positive whole numbers (height, width)")

@@ -8,6 +8,7 @@ import numpy as np
 
 IGNORE = 255  # train id of pixels that count neither in the loss nor in the metric
 UNKNOWN = 254  # table entry of a raw id that must not occur in an annotation
+ADVICE = "Add the classes to classes.json, or set these pixels to the ignored id."
 
 
 class DataError(ValueError):
@@ -25,11 +26,13 @@ class LabelSpec:
     names: K class names, in the order of their train ids.
     palette: uint8 [K, 3], RGB colour of each class.
     table: uint8 [256], raw id -> train id 0..K-1; IGNORE (255) for ignored ids, UNKNOWN (254) for ids not allowed.
+    advice: what messages say is to be done about an annotation that is not of this kind.
     """
 
     names: tuple[str, ...]
     palette: np.ndarray
     table: np.ndarray
+    advice: str = ADVICE
 
     @classmethod
     def create(
@@ -38,6 +41,7 @@ class LabelSpec:
         palette: Sequence[Sequence[int]] | None = None,
         ids: Mapping[int, int] | None = None,
         ignore: Sequence[int] = (IGNORE,),
+        advice: str = ADVICE,
     ) -> "LabelSpec":
         """Makes the table from `ids` {raw id: train id} (default: 0..K-1 as they are) and the `ignore`d raw ids.
 
@@ -65,7 +69,7 @@ class LabelSpec:
                 raise DataError(f"id {raw} -> {train}: raw ids are 0..255, train ids 0..{len(names) - 1}")
             table[raw] = train
         table[list(ignore)] = IGNORE
-        return cls(names, colours.astype(np.uint8), table)
+        return cls(names, colours.astype(np.uint8), table, advice)
 
     @classmethod
     def from_json(cls, text: str, path: str) -> "LabelSpec":
@@ -102,11 +106,17 @@ class LabelSpec:
         if (train == UNKNOWN).any():
             found = np.unique(raw)
             raise LabelError(
-                f"{name}: the annotation holds ids {found[self.table[found] == UNKNOWN].tolist()} that the label table "
-                f"does not know (ids found: {found.tolist()}; ids allowed: {self.allowed()} for {self.num_classes} "
-                "classes and the ignored ones). Add the classes to classes.json, or set these pixels to the ignored id."
+                f"{name}: the annotation holds ids {ranges(found[self.table[found] == UNKNOWN])} that the label table "
+                f"does not know (ids found: {ranges(found)}; ids allowed: {ranges(self.allowed())} for "
+                f"{self.num_classes} classes and the ignored ones). {self.advice}"
             )
         return train
+
+
+def ranges(ids: Sequence[int]) -> str:
+    """Ids in rising order as text: [0, 1, 2, 5, 255] -> "0-2, 5, 255"."""
+    steps = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
+    return ", ".join(f"{step[0]}-{step[-1]}" if len(step) > 1 else f"{step[0]}" for step in steps if len(step))
 
 
 def voc_colours(count: int) -> np.ndarray:

@@ -30,7 +30,8 @@ def train_batches(
 
     Yields:
       'image' uint8 [b, H, W, 3] RGB, 'label' uint8 [b, H, W] of train ids, 'size' int32 [b, 2]: (h, w) of the content,
-      the rest being padding (image 0, label 255) at the bottom and right; b = config.batch_size / process_count.
+      the rest being padding (image 0, label 255) at the bottom and right (config.black_padding: content too);
+      b = config.batch_size / process_count.
 
     Raises (from the iterator): DataError if a file cannot be used and config.on_error is 'stop';
     for an id outside the label table always.
@@ -148,6 +149,7 @@ def augmentation_options(config) -> dict:
         "cat_max_ratio": config.cat_max_ratio,
         "flip": config.flip,
         "photometric": config.photometric,
+        "black_padding": config.get("black_padding", False),  # not in the configs of older runs
     }
 
 

@@ -7,6 +7,7 @@ import abc
 import collections
 import io
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,10 @@ from data_pipelines.labels import DataError, LabelError, LabelSpec
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 LABEL_ENDINGS = (".png",)
+FOLDER_LAYOUT = (
+    "Expected in data.dir: images/train/NAME.jpg, annotations/train/NAME.png, the same for val, and classes.json "
+    "(other folder names: data.image_dir, data.label_dir, data.train_split, data.val_split)"
+)
 
 
 class Source(abc.ABC):
@@ -46,30 +51,22 @@ class Source(abc.ABC):
         return f"{self.name} {index}"
 
 
-class FolderSource(Source):
-    """Image and annotation files of one split: `dir/image_dir/split/STEM.jpg` and `dir/label_dir/split/STEM.png`.
+class FileSource(Source):
+    """Pairs of files, `pairs`: [(path of the image, path of the annotation)].
 
-    Works on anything tf.io.gfile can list and read (local disks, also read-only ones; gs:// buckets).
-    Raises DataError for a missing directory, an empty split, and images and annotations that do not pair by stem.
+    Works on anything tf.io.gfile can read (local disks, also read-only ones; gs:// buckets).
     """
 
-    def __init__(self, directory: str, split: str, image_dir: str = "images", label_dir: str = "annotations"):
-        directory = os.fspath(directory)
-        super().__init__(f"{directory} ({split})")
-        images = _files_by_stem(os.path.join(directory, image_dir, split), IMAGE_ENDINGS, directory)
-        labels = _files_by_stem(os.path.join(directory, label_dir, split), LABEL_ENDINGS, directory)
-        if not images and not labels:
-            raise DataError(f"{os.path.join(directory, image_dir, split)} holds no image ({', '.join(IMAGE_ENDINGS)})")
-        _check_pairs(images, labels, "image", "annotation")
-        _check_pairs(labels, images, "annotation", "image")
-        self.pairs = [(images[stem], labels[stem]) for stem in sorted(images)]
+    def __init__(self, name: str, pairs: Sequence[tuple[str, str]]):
+        super().__init__(name)
+        self.pairs = pairs
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[bytes, bytes, str]:
         image, label = self.pairs[index]
-        return _read(image), _read(label), image
+        return read_bytes(image), read_bytes(label), image
 
     def label_name(self, index: int) -> str:
         return self.pairs[index][1]
@@ -83,12 +80,69 @@ class FolderSource(Source):
             raise DataError(f"{path}: the image cannot be read: {error}") from error
 
 
+class FolderSource(FileSource):
+    """Image and annotation files of one split: `dir/image_dir/split/STEM.jpg` and `dir/label_dir/split/STEM.png`.
+
+    Raises DataError for a missing directory (followed by `advice`), an empty split, and images and annotations that do
+    not pair by stem.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        split: str,
+        image_dir: str = "images",
+        label_dir: str = "annotations",
+        advice: str = FOLDER_LAYOUT,
+    ):
+        directory = os.fspath(directory)
+        images = _files_by_stem(os.path.join(directory, image_dir, split), IMAGE_ENDINGS, advice)
+        labels = _files_by_stem(os.path.join(directory, label_dir, split), LABEL_ENDINGS, advice)
+        if not images and not labels:
+            raise DataError(f"{os.path.join(directory, image_dir, split)} holds no image ({', '.join(IMAGE_ENDINGS)})")
+        _check_pairs(images, labels, "image", "annotation")
+        _check_pairs(labels, images, "annotation", "image")
+        super().__init__(f"{directory} ({split})", [(images[stem], labels[stem]) for stem in sorted(images)])
+
+
+class ListSource(FileSource):
+    """The names in the text file `dir/list_dir/split.txt`, one a line: `dir/image_dir/NAME.jpg`, `dir/MASKS/NAME.png`.
+
+    Of the directories `label_dirs` the first that has a name's annotation counts. The order is that of the names, not
+    of the list. Raises DataError for a missing or empty list, or missing files (followed by `advice`).
+    """
+
+    def __init__(
+        self, directory: str, split: str, list_dir: str, image_dir: str, label_dirs: Sequence[str], advice: str
+    ):
+        listed = os.path.join(directory, list_dir, f"{split}.txt")
+        names = sorted({line.strip() for line in read_bytes(listed).decode(errors="replace").splitlines()} - {""})
+        if not names:
+            raise DataError(f"{listed} holds no names; expected one a line. {advice}")
+        images = _files_by_stem(os.path.join(directory, image_dir), IMAGE_ENDINGS, advice)
+        labels = {}
+        for label_dir in label_dirs:
+            labels = _files_by_stem(os.path.join(directory, label_dir), LABEL_ENDINGS, advice) | labels
+        for files, folder, ending in ((images, image_dir, ".jpg"), (labels, label_dirs[-1], ".png")):
+            missing = [os.path.join(directory, folder, name + ending) for name in names if name not in files]
+            require_files(missing, len(names), f"listed in {listed}", advice)
+        super().__init__(f"{directory} ({split})", [(images[name], labels[name]) for name in names])
+
+
+def require_files(missing: Sequence[str], count: int, what: str, advice: str) -> None:
+    """Raises DataError if any of the `count` files, which `what` describes, is `missing`."""
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {count} files {what} are missing, for example {', '.join(missing[:3])}. {advice}"
+        )
+
+
 def read_classes(directory: str) -> LabelSpec:
     """The LabelSpec in `directory/classes.json`; raises DataError if the file is missing or wrong."""
     path = os.path.join(directory, "classes.json")
     if not tf.io.gfile.exists(path):
         raise DataError(f'{path} is missing. It names the classes: {{"classes": ["road", "sky"], "ignore_index": 255}}')
-    return LabelSpec.from_json(_read(path).decode(errors="replace"), path)
+    return LabelSpec.from_json(read_bytes(path).decode(errors="replace"), path)
 
 
 def read_example(source: Source, labels: LabelSpec, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,12 +167,16 @@ def read_example(source: Source, labels: LabelSpec, index: int) -> tuple[np.ndar
 
 
 def decode_label(data: bytes, name: str) -> np.ndarray:
-    """Annotation file -> uint8 [h, w] of raw ids. A palette file gives its indices, not its colours."""
+    """Annotation file -> uint8 [h, w] of raw ids. A palette file gives its indices, not its colours.
+
+    Raises DataError naming the file if it is no picture, or one of other pixels.
+    """
     label = _decode(data, name, "annotation")
     if label.mode not in ("L", "P"):
         raise DataError(
             f"{name}: the annotation has {label.mode} pixels; expected one 8-bit channel of class ids "
-            "(a grey or palette PNG)"
+            "(a grey or palette PNG). A mask of colours becomes one of ids with PIL: Image.open(MASK).convert('RGB')"
+            ".quantize(palette=Image.open(OTHER), dither=0).save(MASK), where OTHER is any palette mask of the set."
         )
     return np.asarray(label)
 
@@ -148,7 +206,8 @@ def _decode(data: bytes, name: str, kind: str) -> Image.Image:
         raise DataError(f"{name}: the {kind} cannot be decoded ({len(data)} bytes): {error}") from error
 
 
-def _read(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
+    """The content of a file; raises DataError naming it if it cannot be read."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             return file.read()
@@ -156,13 +215,9 @@ def _read(path: str) -> bytes:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _files_by_stem(directory: str, endings: tuple[str, ...], root: str) -> dict[str, str]:
+def _files_by_stem(directory: str, endings: tuple[str, ...], advice: str) -> dict[str, str]:
     if not tf.io.gfile.isdir(directory):
-        raise DataError(
-            f"directory {directory} does not exist. Expected in data.dir={root!r}: images/train/NAME.jpg, "
-            "annotations/train/NAME.png, the same for val, and classes.json "
-            "(other folder names: data.image_dir, data.label_dir, data.train_split, data.val_split)"
-        )
+        raise DataError(f"directory {directory} does not exist. {advice}")
     files: dict[str, str] = {}
     for entry in sorted(tf.io.gfile.listdir(directory)):
         stem, ending = os.path.splitext(entry)

@@ -25,6 +25,7 @@ class Augmentation:
     cat_max_ratio: float = 0.75
     flip: float = 0.5
     photometric: bool = True
+    black_padding: bool = False
 
 
 def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> dict[str, tf.Tensor]:
@@ -34,7 +35,8 @@ def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmen
       image: uint8 [h, w, 3]; label: uint8 [h, w] of train ids; seed: int [2].
 
     Returns:
-      'image' uint8 [H, W, 3] (padding 0), 'label' uint8 [H, W] (padding 255), 'size' int32 [2]: (h, w) of the content.
+      'image' uint8 [H, W, 3] (padding 0), 'label' uint8 [H, W] (padding 255), 'size' int32 [2]: (h, w) of the content,
+      what lies outside it being set to zero after normalisation. With black_padding the padding counts as content.
     """
     draws = tf.random.stateless_uniform([_RANDOM_NUMBERS], seed, alg="philox")
     ratio, offsets, mirror, colour = tf.split(draws, [1, 2 * (REDRAWS + 1), 1, 9])
@@ -51,7 +53,7 @@ def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmen
     return {
         "image": tf.ensure_shape(tf.pad(image, [[0, bottom], [0, right], [0, 0]]), (*options.crop, 3)),
         "label": tf.ensure_shape(tf.pad(label, [[0, bottom], [0, right]], constant_values=IGNORE), options.crop),
-        "size": content,
+        "size": tf.constant(options.crop) if options.black_padding else content,
     }
 
 

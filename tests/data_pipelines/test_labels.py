@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec, voc_colours
+from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec, ranges, voc_colours
 
 
 def test_ids_map_to_themselves_and_255_is_ignored():
@@ -29,7 +29,21 @@ def test_apply_is_the_table_or_an_error_that_names_every_wrong_id(ids, classes):
         return
     with pytest.raises(LabelError) as caught:
         labels.apply(raw, "somewhere/x.png")
-    assert "somewhere/x.png" in str(caught.value) and f"holds ids {wrong}" in str(caught.value)
+    assert "somewhere/x.png" in str(caught.value) and f"holds ids {ranges(wrong)} that" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "ids, text",
+    [([], ""), ([7], "7"), ([0, 1, 2, 5, 255], "0-2, 5, 255"), ([3, 5, 6], "3, 5-6"), (range(256), "0-255")],
+)
+def test_ranges(ids, text):
+    assert ranges(ids) == text
+
+
+def test_advice_ends_the_error():
+    labels = LabelSpec.create(["a"], advice="Call the dentist.")
+    with pytest.raises(LabelError, match=r"allowed: 0, 255 for 1 classes and the ignored ones\). Call the dentist.$"):
+        labels.apply(np.array([[3]], np.uint8), "x.png")
 
 
 def test_colours_are_those_of_voc():

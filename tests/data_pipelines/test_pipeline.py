@@ -9,6 +9,7 @@ from PIL import Image
 import data_pipelines
 from data_pipelines import calibration_batches, eval_batches, train_batches
 from data_pipelines.labels import DataError
+from se_jax.models.segmenter import normalize
 
 take = itertools.islice
 
@@ -64,6 +65,29 @@ def test_a_cache_changes_nothing_and_decodes_once(data, shapes_config):
         same(a, b)
     assert sorted(cached.train.decoded) == list(range(10))
     assert not data.train.decoded
+
+
+def test_black_padding_counts_as_content(data, shapes_config):
+    shapes_config.update(crop=(96, 40), photometric=False)  # higher than any picture: 32 pixels at most doubled
+    plain = next(train_batches(data, shapes_config, seed=1, start_step=0))
+    shapes_config.black_padding = True
+    batch = next(train_batches(data, shapes_config, seed=1, start_step=0))
+    assert (plain["size"][:, 0] < 96).all() and (batch["size"] == [96, 40]).all()
+    same({**batch, "size": plain["size"]}, plain)
+    for image, label, (height, width) in zip(*(plain[key] for key in ("image", "label", "size")), strict=True):
+        assert not image[height:].any() and (label[height:] == 255).all() and (label[:, width:] == 255).all()
+    black = -np.array([123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]  # as the reference has it
+    for padded, value in ((plain, 0), (batch, black)):
+        bottom = np.asarray(normalize(padded["image"], padded["size"]))[:, -1]
+        np.testing.assert_allclose(bottom, np.broadcast_to(value, bottom.shape), atol=1e-6)
+
+
+def test_a_config_without_the_option_pads_as_before(data, shapes_config):
+    shapes_config.crop = (96, 40)
+    wanted = next(train_batches(data, shapes_config, seed=1, start_step=0))
+    del shapes_config.black_padding
+    data_pipelines.check_config(shapes_config)
+    same(next(train_batches(data, shapes_config, seed=1, start_step=0)), wanted)
 
 
 def test_two_processes_give_the_batch_of_one(data, shapes_config):
@@ -196,7 +220,7 @@ def test_a_wrong_id_is_never_skipped(folder, folder_config):
     folder_config.on_error = "skip"
     data = data_pipelines.build(folder_config)
     Image.fromarray(np.full((20, 30), 77, np.uint8)).save(folder / "annotations" / "train" / "im0.png")
-    with pytest.raises(DataError, match=r"annotations/train/im0.png: the annotation holds ids \[77\]"):
+    with pytest.raises(DataError, match=r"annotations/train/im0.png: the annotation holds ids 77 that"):
         list(take(train_batches(data, folder_config, seed=0, start_step=0), 2))
 
 
@@ -210,13 +234,14 @@ def test_a_batch_that_does_not_divide(data, shapes_config, processes, batch_size
 @pytest.mark.parametrize(
     "option, value, expected",
     [
-        ("name", "cityscape", "one of shapes, folder"),
+        ("name", "cityscape", "one of shapes, folder, ade20k, voc2012"),
         ("batch_size", 0, "a positive whole number"),
         ("crop", (0, 10), r"two positive whole numbers \(height, width\)"),
         ("crop", (8, 8, 8), "two positive whole numbers"),
         ("scale", (10, -1), "None or two positive whole numbers"),
         ("ratio_range", (2.0, 1.0), "low <= high"),
         ("cat_max_ratio", 0.0, "a share"),
+        ("black_padding", None, "True or False"),
         ("flip", 1.5, "a probability"),
         ("on_error", "ignore", "'stop' or 'skip'"),
         ("image_size", (0, 0), "two positive whole numbers"),

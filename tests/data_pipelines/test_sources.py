@@ -141,7 +141,7 @@ def test_a_file_that_is_no_picture(folder, content):
 
 def test_pixels_of_another_kind(folder):
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "annotations" / "train" / "im0.png")
-    with pytest.raises(DataError, match="im0.png: the annotation has RGB pixels; expected one 8-bit channel"):
+    with pytest.raises(DataError, match="im0.png: the annotation has RGB pixels; expected one 8-bit channel.*quantize"):
         read_example(FolderSource(folder, "train"), LABELS, 0)
     Image.fromarray(np.zeros((24, 18), np.uint16)).save(folder / "images" / "train" / "im1.png")
     with pytest.raises(DataError, match="im1.png: the image has I;16 pixels"):
@@ -154,7 +154,7 @@ def test_an_id_outside_the_table_stops_at_the_start(folder, folder_config):
     Image.fromarray(label).save(folder / "annotations" / "val" / "im2.png")
     for folder_config.on_error in ("stop", "skip"):
         with pytest.raises(
-            LabelError, match=r"val/im2.png: the annotation holds ids \[3, 7\].*allowed: \[0, 1, 2, 255"
+            LabelError, match=r"val/im2.png: the annotation holds ids 3, 7 that.*allowed: 0-2, 255 for 3"
         ):
             data_pipelines.build(folder_config)
 
