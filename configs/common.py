@@ -21,18 +21,16 @@ def get_config() -> ConfigDict:
     config.multihost = False  # join other hosts (also done when JAX_COORDINATOR_ADDRESS is set)
     config.mesh = {"model": 1}  # devices that share one copy of the convolution kernels; the others split the batch
 
-    config.optimizer = {
-        "name": "sgd",  # or adamw
-        "learning_rate": 0.01,
-        "min_learning_rate": 1e-4,  # reached at the last step
-        "power": 0.9,  # of the polynomial decay
-        "warmup_steps": 0,
-        "momentum": 0.9,  # sgd only
-        "weight_decay": 5e-4,  # on every parameter
-    }
+    config.optimizer = sgd()
     config.loss = {
         "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
         "auxiliary_weight": 0.4,
+        "class_weights": (),  # of every class, in both losses, which are then divided by the pixels' weights
+        # of the decoder's loss, the hardest pixels only; mmsegmentation's OHEMPixelSampler
+        "ohem": {
+            "min_kept": 0,  # an image, over the whole batch, e.g. 100000; 0: every pixel counts
+            "threshold": config_dict.placeholder(float),  # and all whose probability is below this, e.g. 0.7
+        },
     }
     config.calibration = {
         "max_images": config_dict.placeholder(int),  # None: the whole training set
@@ -49,6 +47,64 @@ def get_config() -> ConfigDict:
     config.data = data()
     config.model = model()
     return config
+
+
+def sgd(**changes) -> dict:
+    """config.optimizer; by default mmsegmentation's for CNNs: decay on everything, no warm-up."""
+    return {
+        "name": "sgd",  # or adamw
+        "learning_rate": 0.01,
+        "min_learning_rate": 1e-4,  # reached at the last step
+        "power": 0.9,  # of the polynomial decay
+        "warmup_steps": 0,
+        "momentum": 0.9,  # sgd only
+        "weight_decay": 5e-4,
+        # (pattern found in the parameter's path, multiplier), the first found counts; see se_jax/optimizers.py
+        "rate_multipliers": (),
+        "decay_multipliers": (),
+        **changes,
+    }
+
+
+def adamw_swin(**changes) -> dict:
+    """mmsegmentation's for Swin and Twins: no decay on LayerNorms and bias tables.
+
+    Biases of linear layers and convolutions are decayed, Twins' positional ones too, and so are the heads' BatchNorms.
+    """
+    recipe = {
+        "name": "adamw",
+        "learning_rate": 6e-5,
+        "min_learning_rate": 0.0,
+        "power": 1.0,
+        "warmup_steps": 1500,
+        "weight_decay": 0.01,
+        "decay_multipliers": (("norm|bias_table$", 0.0),),
+    }
+    return sgd(**recipe) | changes
+
+
+def adamw_segformer(**changes) -> dict:
+    """mmsegmentation's for SegFormer: as Swin's, with ten times the rate in the heads.
+
+    The norms that end MiT's stages are decayed, as there: they have no "norm" in their names, nor in ours.
+    """
+    return adamw_swin(rate_multipliers=(("^(decoder|auxiliary)/", 10.0),)) | changes
+
+
+def adamw_convnext(num_layers: int, **changes) -> dict:
+    """mmsegmentation's for ConvNeXt: rates that fall with the depth, by stages; no decay on norms, biases and gamma.
+
+    num_layers: 6 for ConvNeXt-T, 12 for the others. The output norms and the heads have the whole rate.
+    """
+    scopes = ("downsample_layers", "stages_0", "stages_1", "stages_2", "stages_3")
+    rates = ((f"^encoder/{scope}", 0.9 ** (num_layers + 1 - level)) for level, scope in enumerate(scopes))
+    recipe = {
+        "learning_rate": 1e-4,
+        "weight_decay": 0.05,
+        "rate_multipliers": tuple(rates),
+        "decay_multipliers": (("/(scale|bias|tap_bias|gamma)$", 0.0),),
+    }
+    return adamw_swin(**recipe) | changes
 
 
 def data() -> dict:

@@ -1,5 +1,30 @@
-"""Optimisers and the learning-rate schedule of the reference (mmengine 0.10.7 with torch's SGD and AdamW)."""
+"""Optimisers and the learning-rate schedule of the reference (mmengine 0.10.7 with torch's SGD and AdamW).
 
+Single parameters get another rate or decay by two options that stand for the reference's `paramwise_cfg`. Each is a
+sequence of (pattern, multiplier), e.g. `(("^decoder/", 10.0),)`:
+
+    optimizer.rate_multipliers     of the learning rate; the reference's lr_mult and layer decay
+    optimizer.decay_multipliers    of the weight decay; the reference's decay_mult
+
+A pattern is a regular expression that is searched for in the parameter's path, e.g. `encoder/stages_0_1/norm/scale`; of
+the patterns that are found the first one in the sequence counts, and a parameter in which none is found has 1. In the
+reference's names and in ours these are the same:
+
+    backbone, decode_head, auxiliary_head      ^encoder/, ^decoder/, ^auxiliary/
+    head                                       ^(decoder|auxiliary)/
+    norm (LayerNorms; not BatchNorms)          norm
+    bn (BatchNorms)                            /bn
+    relative_position_bias_table               bias_table$
+    one-dimensional (norm_, bias_decay_mult)   /(scale|bias|tap_bias|gamma)$
+    stages.0, downsample_layers of ConvNeXt    ^encoder/stages_0, ^encoder/downsample_layers
+
+`configs/common.py` has the reference's recipes made of them.
+"""
+
+import functools
+import re
+
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -27,25 +52,65 @@ def poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=1e-4, warmu
 def build(config, num_steps: int):
     """The optimiser of `config.optimizer`, and its schedule.
 
-    SGD is torch's: decay on every parameter, added to the gradient before the momentum; the rate multiplies the
-    momentum buffer. AdamW decays every parameter by its rate, with betas 0.9, 0.999 and eps 1e-8.
+    SGD is torch's: decay is added to the gradient before the momentum; the rate multiplies the momentum buffer. AdamW
+    decays a parameter by its own rate, with betas 0.9, 0.999 and eps 1e-8. Both decay every parameter, norms and biases
+    too, but for `decay_multipliers`. As in the reference, a parameter with a rate multiplier has a schedule of its own,
+    from that many times the rate to the same minimum.
 
     Returns:
-      (optax.GradientTransformation, schedule: 0-based step -> float32 rate).
+      (optax.GradientTransformation, schedule: 0-based step -> float32 rate of a parameter without a multiplier).
 
     Raises:
-      ValueError: an optimiser of another name.
+      ValueError: an optimiser of another name, or multipliers that are none; at `init`, a pattern of theirs that is
+        found in no parameter.
     """
-    schedule = poly_schedule(
-        config.learning_rate,
-        num_steps,
-        power=config.power,
-        minimum=config.min_learning_rate,
-        warmup_steps=config.warmup_steps,
-    )
+
+    def schedule_of(multiplier: float):
+        return poly_schedule(
+            multiplier * config.learning_rate,
+            num_steps,
+            power=config.power,
+            minimum=config.min_learning_rate,
+            warmup_steps=config.warmup_steps,
+        )
+
+    decay = _by_path(lambda by: optax.add_decayed_weights(by * config.weight_decay), config, "decay_multipliers")
+    rate = _by_path(lambda by: optax.scale_by_learning_rate(schedule_of(by)), config, "rate_multipliers")
     if config.name == "sgd":
-        decay = optax.add_decayed_weights(config.weight_decay)
-        return optax.chain(decay, optax.sgd(schedule, momentum=config.momentum)), schedule
+        return optax.chain(decay, optax.chain(optax.trace(config.momentum), rate)), schedule_of(1.0)
     if config.name == "adamw":
-        return optax.adamw(schedule, weight_decay=config.weight_decay), schedule
+        return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay, rate), schedule_of(1.0)
     raise ValueError(f"optimizer.name is {config.name!r}; expected one of {', '.join(NAMES)}")
+
+
+def _by_path(make, config, option: str) -> optax.GradientTransformation:
+    """`make(multiplier)` on the parameters of each multiplier of an option."""
+    rules = []
+    for entry in config[option]:
+        try:
+            pattern, multiplier = entry
+            rules.append((re.compile(pattern), float(multiplier)))
+        except (TypeError, ValueError, re.error) as error:
+            raise ValueError(
+                f"optimizer.{option} has {entry!r}; expected (regular expression, number), e.g. ('^decoder/', 10.0)"
+            ) from error
+    if not rules:
+        return make(1.0)
+    multipliers = sorted({1.0} | {multiplier for _, multiplier in rules})
+    return optax.chain(*(optax.masked(make(by), functools.partial(_have, rules, option, by)) for by in multipliers))
+
+
+def _have(rules, option: str, multiplier: float, params):
+    """Which parameters have this multiplier, as a tree of booleans like `params`."""
+    paths = jax.tree.map_with_path(lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params)
+    for pattern, _ in rules:
+        if not any(pattern.search(path) for path in jax.tree.leaves(paths)):
+            raise ValueError(
+                f"optimizer.{option} has the pattern {pattern.pattern!r}, which is found in no parameter; "
+                f"their paths are like {jax.tree.leaves(paths)[0]}"
+            )
+
+    def has(path: str) -> bool:
+        return multiplier == next((by for pattern, by in rules if pattern.search(path)), 1.0)
+
+    return jax.tree.map(has, paths)

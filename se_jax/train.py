@@ -218,8 +218,10 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config):
         variables = {"params": params, "batch_stats": batch_stats} | ({"equalizer": equalizer} if equalizer else {})
         images = normalize(part["image"], part["size"])
         outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-        cross_entropy = functools.partial(losses.cross_entropy, align_corners=model.align_corners)
-        loss, correct = cross_entropy(outputs["logits"], part["label"], divide_by)
+        cross_entropy = functools.partial(
+            losses.cross_entropy, align_corners=model.align_corners, class_weights=config.loss.class_weights
+        )
+        loss, correct = cross_entropy(outputs["logits"], part["label"], divide_by, **config.loss.ohem)
         measured = {"loss_decoder": loss, "correct": correct}
         if "auxiliary" in outputs:
             auxiliary, _ = cross_entropy(outputs["auxiliary"], part["label"], divide_by)
@@ -228,7 +230,7 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config):
         return loss, (updates["batch_stats"], {"loss": loss, **measured})
 
     def train_step(state, batch):
-        divide_by = losses.divisor(batch["label"], config.loss.average)
+        divide_by = losses.divisor(batch["label"], config.loss.average, config.loss.class_weights)
         key = jax.random.fold_in(stream(config.seed, "dropout"), state.step)
 
         def gradients(batch_stats, key, part):
@@ -334,8 +336,7 @@ def check(config, mesh) -> None:
             raise ValueError(f"{option} is below 1")
     if not 0 <= config.ema_decay < 1:
         raise ValueError(f"ema_decay is {config.ema_decay}; expected 0 (no average) or a number below 1")
-    if config.loss.average not in losses.AVERAGES:
-        raise ValueError(f"loss.average is {config.loss.average!r}; expected one of {', '.join(losses.AVERAGES)}")
+    losses.check(config.loss, config.model.num_classes)
     evaluate.as_scale(config.eval)
     batch, unit = config.data.batch_size, mesh.shape["data"] * config.accumulate
     if batch < 1 or batch % unit:
