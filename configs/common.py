@@ -40,6 +40,10 @@ def get_config() -> ConfigDict:
         "every_steps": 1000,  # and after the last step
         "batch_size": 1,  # of all devices together
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to; None: their own size
+        "mode": "whole",  # the network sees the image at once; 'slide': windows of it, whose logits are averaged
+        "window": config_dict.placeholder(tuple),  # (height, width), 'slide' only
+        "stride": config_dict.placeholder(tuple),  # (height, width) from window to window, 'slide' only
+        "tta": False,  # mean of 12 views: 0.5 to 1.75 times the image's own size (not `scale`), plain and mirrored
     }
     config.checkpoint = {"every_steps": 1000, "keep": 2}  # also at every evaluation; the best is kept besides
     config.log = {"every_steps": 50}

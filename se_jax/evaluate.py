@@ -1,92 +1,21 @@
-"""Whole-image evaluation: every image once, on any number of devices, exactly counted. Also an entry point.
+"""Evaluation of a network over a data set: every image once, on any number of devices, exactly counted. An entry point.
 
-python -m se_jax.evaluate --workdir=DIR [--checkpoint=best|last] [--config.eval.batch_size=2] [--config.data.dir=DIR]
+python -m se_jax.evaluate --workdir=DIR [--checkpoint=best|last] [--config.eval.tta=True] [--config.data.dir=DIR]
+    [--config.eval.mode=slide --config.eval.window="(512, 512)" --config.eval.stride="(341, 341)"]
 
-The inference functions at the top are the reference protocol (mmsegmentation 1.2.2, `whole` mode), shared with predict.
+What happens to an image, and what that costs in compilations and memory, stands in `se_jax.inference`.
 """
 
-import functools
+import dataclasses
 import json
 import pathlib
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
-from se_jax import metrics, parallel
-from se_jax.models.layers import resize
-from se_jax.models.segmenter import normalize
-
-# ---- Inference: image -> logits at the image's own size ----
-
-
-def input_size(height: int, width: int, scale: tuple[int, int] | None) -> tuple[int, int]:
-    """(h, w) of the network's input: the largest of the image's shape whose sides fit into `scale`, long to long.
-
-    `scale` is two numbers in any order, as in the reference's Resize(keep_ratio=True); None keeps the image's size.
-    """
-    if scale is None:
-        return height, width
-    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
-
-
-def infer(model, variables, inputs, size: tuple[int, int]):
-    """Normalised images [b, h, w, 3] -> float32 logits [b, *size, K].
-
-    Two bilinear resizes, as in the reference: to the network input's size, then to `size`. One alone differs.
-    """
-    logits = model.apply(variables, inputs)["logits"]
-    logits = resize(logits, inputs.shape[1:3], model.align_corners)
-    return resize(logits, size, model.align_corners)
-
-
-def class_logits(model, variables, images, scale: tuple[int, int] | None):
-    """uint8 images [b, h, w, 3] (RGB) -> float32 logits [b, h, w, K] at the images' own size."""
-    size = images.shape[1:3]
-    inputs = images.astype(jnp.float32)
-    if input_size(*size, scale) != size:
-        inputs = jnp.clip(
-            jnp.round(resize(inputs, input_size(*size, scale))), 0, 255
-        )  # the reference resizes uint8 images
-    return infer(model, variables, normalize(inputs), size)
-
-
-def classify(model, variables, images, scale: tuple[int, int] | None):
-    """uint8 images [b, h, w, 3] (RGB) -> uint8 class ids [b, h, w]."""
-    return jnp.argmax(class_logits(model, variables, images, scale), axis=-1).astype(jnp.uint8)
-
-
-def as_scale(config) -> tuple[int, int] | None:
-    """`config.scale` (w, h) of an evaluation config, as a tuple or None.
-
-    Raises:
-      ValueError: it is neither None nor two positive integers.
-    """
-    scale = config.get("scale")
-    if scale is None:
-        return None
-    if len(scale) != 2 or any(int(side) != side or side < 1 for side in scale):
-        raise ValueError(f"eval.scale is {scale!r}; give two positive integers (width, height) or None (no resize)")
-    return tuple(int(side) for side in scale)
-
-
-# ---- Evaluation ----
-
-
-@functools.lru_cache(maxsize=16)  # a run evaluates often: the compiled programs are kept from one time to the next
-def _counter(model, scale, num_classes: int, mesh):
-    def count(variables, image, label):
-        return metrics.confusion_matrix(classify(model, variables, image, scale), label, num_classes)
-
-    return parallel.jit(count, out_shardings=parallel.replicated(mesh))
-
-
-@functools.lru_cache(maxsize=16)
-def classifier(model, scale):
-    """A compiled `f(variables, images) -> uint8 class ids`; one compilation an image size."""
-    return parallel.jit(functools.partial(classify, model, scale=scale))
+from se_jax import inference, metrics, parallel
 
 
 def _batches(source, labels, config, mesh, on_error):
@@ -107,31 +36,49 @@ def _batches(source, labels, config, mesh, on_error):
 def evaluate(model, variables, source, labels, config, mesh, *, on_error: str = "stop"):
     """Confusion matrix and scores of a model over every image of `source`, each exactly once, at the labels' own size.
 
-    Batches hold images of one size, and a size is compiled once in a process: as many compilations as the data set has
-    distinct image sizes. Counts are int32 on the device for a batch, int64 on the host for the total: the same matrix
-    on any number of devices.
+    Batches hold images of one size. Counts are int32 on the device for a batch, int64 on the host for the total: the
+    same matrix on any number of devices. How many programs were compiled, in this process so far, is logged at the end.
 
     Args:
       model, variables: a Segmenter and what its `apply` takes, replicated or sharded over `mesh`, or on the host.
       source, labels: `data.val` and `data.labels` of `data_pipelines.build`.
-      config: `config.eval`: batch_size (rounded up to a multiple of the devices) and scale.
+      config: `config.eval`: batch_size (rounded up to a multiple of the devices) and the options of the protocol.
       on_error: "stop" or "skip" at an image that cannot be read.
 
     Returns:
       (confusion, scores): int64 [K, K], rows = label, columns = prediction; and `metrics.scores(confusion)`.
+
+    Raises:
+      ValueError: an option of the protocol cannot be, or the data set has another number of classes than the network.
     """
-    count = _counter(model, as_scale(config), labels.num_classes, mesh)
+    if model.num_classes != labels.num_classes:
+        raise ValueError(f"the network has {model.num_classes} classes, but the data set has {labels.num_classes}")
+    programs = inference.build(model, inference.protocol(config), mesh)
+    variables = _on_devices(variables, mesh)
     total = np.zeros((labels.num_classes, labels.num_classes), np.int64)
     waiting = None  # one batch is fetched while the next one is computed
     for batch in _batches(source, labels, config, mesh, on_error):
-        arrays = parallel.shard_batch(mesh, {"image": batch["image"], "label": batch["label"]})
-        counts = count(variables, arrays["image"], arrays["label"])
+        counts = programs.confusion(variables, batch["image"], batch["label"])
         if waiting is not None:
             total += np.asarray(waiting)
         waiting = counts
     if waiting is not None:
         total += np.asarray(waiting)
+    logging.info("Evaluated; %s", compilations(programs))
     return total, metrics.scores(total)
+
+
+def _on_devices(variables, mesh):
+    """The same, with what lies on the host copied to every device, once instead of at every use."""
+    everywhere = parallel.replicated(mesh)
+    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x, everywhere), variables)
+
+
+def compilations(programs: inference.Inference) -> str:
+    """How many programs an Inference has compiled, in words."""
+    counts = programs.compilations
+    parts = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    return f"{counts.total()} compilations ({parts})"
 
 
 def result(confusion, names, **extra) -> dict:
@@ -184,7 +131,8 @@ def write_samples(
     variables = jax.device_get(gather(variables))
     if jax.process_index() != 0:
         return
-    predict = classifier(model, as_scale(config))
+    programs = inference.build(model, inference.protocol(config))
+    variables = _on_devices(variables, programs.mesh)
     arrays = {"palette": np.asarray(labels.palette, np.uint8), "names": np.asarray(labels.names)}
     for i in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)):
         try:
@@ -193,7 +141,7 @@ def write_samples(
             if on_error == "stop":
                 raise
             continue
-        mask = np.asarray(predict(variables, image[None])[0])
+        mask = programs.class_ids(variables, image[None])[0]
         arrays |= {f"image_{i}": image, f"truth_{i}": truth, f"prediction_{i}": mask}
     np.savez_compressed(path, **arrays)
 
@@ -209,19 +157,23 @@ def run(config, variables, workdir, checkpoint: str) -> None:
     mesh = parallel.make_mesh(config)
     data = data_pipelines.build(config.data)
     model = build(config.model)
-    variables = jax.device_put(variables, parallel.replicated(mesh))
+    protocol = inference.protocol(config.eval)
+    variables = _on_devices(variables, mesh)
     confusion, _ = evaluate(model, variables, data.val, data.labels, config.eval, mesh, on_error=config.data.on_error)
-    outcome = result(confusion, data.labels.names, checkpoint=checkpoint, images=len(data.val) - len(data.val.skipped))
+    images = len(data.val) - len(data.val.skipped)
+    said = {"checkpoint": checkpoint, "images": images, "protocol": dataclasses.asdict(protocol)}
+    outcome = result(confusion, data.labels.names, **said)
     print(table(outcome))
+    print(f"\n{images} images, {compilations(inference.build(model, protocol, mesh))}")
     path = pathlib.Path(workdir) / "evaluation.json"
     if jax.process_index() == 0:
         path.write_text(json.dumps(outcome, indent=1) + "\n")
-        print(f"\nwritten to {path}")
+        print(f"written to {path}")
 
 
 def main(argv: list[str]) -> None:
     """Command line: the run's own config is the default of every --config.a.b=value flag."""
-    from absl import app, flags, logging
+    from absl import app, flags
     from ml_collections import config_flags
 
     from se_jax import checkpoints
@@ -242,12 +194,20 @@ def main(argv: list[str]) -> None:
 
     try:
         config, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
-        overridden = config_flags.DEFINE_config_dict("config", _open_ended(config))
+        overridden = config_flags.DEFINE_config_dict("config", _open_ended(_complete(config)))
         app.run(work, argv=argv)
     except (AttributeError, KeyError, TypeError) as error:
         sys.exit(f"se_jax.evaluate: a --config option that the run does not have, or of another type: {error}")
     except (OSError, ValueError) as error:
         sys.exit(f"se_jax.evaluate: {error}")
+
+
+def _complete(config):
+    """The same config, in which a run made before an option of the protocol existed has its default."""
+    for field in dataclasses.fields(inference.Protocol):
+        if field.name not in config.eval:
+            config.eval[field.name] = field.default
+    return config
 
 
 def _open_ended(config):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from se_jax import checkpoints, evaluate
+from se_jax import checkpoints, inference
 from se_jax.fold import can_fold, fold
 from se_jax.models import build
 
@@ -34,12 +34,12 @@ class Predictor:
         if model.decoder.equalizer.mode == "explicit" and can_fold(variables):
             model, variables = model.with_equalizer(mode="folded"), fold(variables)  # the same function, at no cost
         self._variables = jax.device_put(variables, jax.local_devices()[0])
-        self._classify = evaluate.classifier(model, evaluate.as_scale(config.eval))
+        self._programs = inference.build(model, inference.protocol(config.eval))
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """uint8 image [h, w, 3] (RGB) -> uint8 class ids [h, w], as the evaluation computes them.
 
-        The first image of a size compiles (seconds); the following ones of that size do not.
+        The first image of which the network sees a new size compiles (seconds), others do not: see se_jax.inference.
 
         Raises:
           ValueError: `image` has another shape or dtype.
@@ -47,7 +47,7 @@ class Predictor:
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"predict takes uint8 [height, width, 3] (RGB); got {image.dtype} {list(image.shape)}")
-        return np.asarray(self._classify(self._variables, image[None])[0])
+        return self._programs.class_ids(self._variables, image[None])[0]
 
     def color(self, mask: np.ndarray) -> np.ndarray:
         """Class ids [h, w] -> their colours, uint8 [h, w, 3]; black for ids without a class (255)."""

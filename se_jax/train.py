@@ -23,7 +23,7 @@ from clu import metric_writers, periodic_actions
 from jax.experimental import multihost_utils
 
 import data_pipelines
-from se_jax import calibrate, checkpoints, evaluate, importers, losses, optimizers, parallel, report
+from se_jax import calibrate, checkpoints, evaluate, importers, inference, losses, optimizers, parallel, report
 from se_jax import state as train_state
 from se_jax.models import build
 from se_jax.models.segmenter import normalize
@@ -337,7 +337,7 @@ def check(config, mesh) -> None:
     if not 0 <= config.ema_decay < 1:
         raise ValueError(f"ema_decay is {config.ema_decay}; expected 0 (no average) or a number below 1")
     losses.check(config.loss, config.model.num_classes)
-    evaluate.as_scale(config.eval)
+    inference.protocol(config.eval)
     batch, unit = config.data.batch_size, mesh.shape["data"] * config.accumulate
     if batch < 1 or batch % unit:
         below = batch // unit * unit

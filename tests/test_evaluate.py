@@ -12,11 +12,8 @@ from ml_collections import ConfigDict
 from configs import shapes_aspp
 from data_pipelines.labels import LabelSpec
 from data_pipelines.sources import Source
-from se_jax import evaluate, metrics, parallel
-from se_jax.importers.convert import import_weights
-from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, build
-from se_jax.models.segmenter import normalize
-from tests.conftest import assert_close_to_reference
+from se_jax import evaluate, inference, metrics, parallel
+from se_jax.models import FCNHead, ResNet, Segmenter, build
 
 CLASSES = 4
 LABELS = LabelSpec.create(("a", "b", "c", "d"), ((255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)))
@@ -87,9 +84,9 @@ def test_every_labelled_pixel_is_counted_once(counted, source):
 
 def test_it_is_the_sum_over_images_one_by_one(network, counted, source):
     model, variables = network
-    classify = evaluate.classifier(model, None)
+    programs = inference.build(model, inference.Protocol())
     total = sum(
-        np.asarray(metrics.confusion_matrix(classify(variables, image[None]), label[None], CLASSES))
+        np.asarray(metrics.confusion_matrix(programs.class_ids(variables, image[None]), label[None], CLASSES))
         for image, label in zip(source.images, source.labels, strict=True)
     )
     np.testing.assert_array_equal(total, counted)
@@ -103,74 +100,36 @@ def test_devices_and_batch_size_change_nothing(network, source, counted, devices
     assert scores["miou"] == metrics.scores(counted)["miou"]
 
 
-def test_an_image_size_is_compiled_once(network, source):
-    model, variables = network
+def test_a_second_evaluation_compiles_nothing(network, source, counted):
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
-    evaluate.evaluate(model, variables, source, LABELS, config(), mesh)
-    counter = evaluate._counter(model, None, CLASSES, mesh)
-    before = counter._cache_size()
-    evaluate.evaluate(model, variables, source, LABELS, config(), mesh)
-    assert counter._cache_size() == before
+    programs = inference.build(network[0], inference.Protocol(), mesh)
+    before = dict(programs.compilations)
+    assert before["network"] >= 2  # the two image sizes
+    evaluate.evaluate(*network, source, LABELS, config(), mesh)
+    assert programs.compilations == before
 
 
-@pytest.mark.parametrize("case", ["pipeline_ops"])
-def test_input_sizes_are_the_references(golden, case):
-    for name, (width, height) in golden(case).meta["rescale_size_wh"].items():
-        image, scale = name.split("@")
-        w, h = map(int, image.split("x"))
-        assert evaluate.input_size(h, w, tuple(map(int, scale.split(",")))) == (height, width), name
-    assert evaluate.input_size(5, 7, None) == (5, 7)
-
-
-def test_whole_inference_is_the_references(golden):
-    case = golden("infer_whole_ac0")
-    encoder = ResNet(18, variant="v1c", width=8, output_stride=8)
-    model = Segmenter(
-        encoder, PSPHead(num_classes=5, channels=16), FCNHead(5, 8, num_convs=1, concat_input=False, in_index=2)
+@pytest.mark.parametrize("devices, batch_size", [(8, 8), (1, 1)])
+def test_windows_and_views_count_every_pixel_once(network, devices, batch_size):
+    """One size of windows in all views: one compilation of the network."""
+    source = MixedSource([(24, 32), (32, 24), (24, 32)])
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    options = ConfigDict({"mode": "slide", "window": (12, 12), "stride": (9, 9), "tta": True, "batch_size": batch_size})
+    found, _ = evaluate.evaluate(*network, source, LABELS, options, mesh)
+    programs = inference.build(network[0], inference.protocol(options))
+    variables = jax.device_put(network[1], parallel.replicated(programs.mesh))
+    expected = sum(
+        np.asarray(metrics.confusion_matrix(programs.class_ids(variables, image[None]), label[None], CLASSES))
+        for image, label in zip(source.images, source.labels, strict=True)
     )
-    variables = import_weights(model, case.group("sd"), shapes_of(model))
-    infer = jax.jit(lambda v, x, size: evaluate.infer(model, v, x, size), static_argnums=2)
-    flips = {"horizontal": 2, "vertical": 1}
-    for item in case.meta["items"]:
-        i, size = item["i"], tuple(item["ori_shape"])
-        inputs = normalize(case[f"in/img_bgr_u8/{i}"][None, ..., ::-1].astype(np.float32))
-        assert_close_to_reference(inputs, np.moveaxis(case[f"in/normalised/{i}"], 1, -1))
-        at_input = infer(variables, inputs, inputs.shape[1:3])
-        assert_close_to_reference(at_input, np.moveaxis(case[f"out/infer_logits/{i}"], 1, -1))
-        if item["flip"]:  # a mirrored view is put right before the last resize
-            at_input = jnp.flip(at_input, flips[item["flip"]])
-        final = evaluate.resize(at_input, size, model.align_corners)[0]
-        assert_close_to_reference(final, np.moveaxis(case[f"out/final_logits/{i}"], 0, -1))
-        if not item["flip"]:
-            whole = infer(variables, inputs, size)[0]
-            assert_close_to_reference(whole, np.moveaxis(case[f"out/final_logits/{i}"], 0, -1))
-            assert np.mean(np.argmax(whole, -1) == case[f"pred/{i}"][0]) > 0.9999
+    np.testing.assert_array_equal(found, expected)
+    assert programs.compilations["network"] == 1
 
 
-def test_the_test_resize_is_the_references_to_one_level(golden):
-    """The reference resizes uint8 images in fixed point; ours differ by at most one of 256 levels."""
-    case = golden("pipeline_ops")
-    image = case["in/img_bgr_u8"][None].astype(np.float32)
-    for item in case.meta["rescale"]:
-        size = evaluate.input_size(*image.shape[1:3], tuple(item["scale"]))
-        assert list(size) == item["hw"]
-        ours = np.round(evaluate.resize(image, size)[0])
-        assert np.abs(ours - case[f"res/img/{item['i']}"]).max() <= 1
-
-
-def test_a_scale_changes_the_networks_input_not_the_outputs_size(network, source):
-    model, variables = network
-    logits_of = jax.jit(evaluate.class_logits, static_argnums=(0, 3))
-    logits = logits_of(model, variables, source.images[0][None], (64, 48))
-    assert logits.shape == (1, 24, 32, CLASSES) and logits.dtype == jnp.float32
-    plain = logits_of(model, variables, source.images[0][None], None)
-    assert np.abs(logits - plain).max() > 1e-3
-
-
-@pytest.mark.parametrize("scale", [(512,), (0, 3), (1.5, 2), (1, 2, 3)])
-def test_a_wrong_scale_is_named(scale):
-    with pytest.raises(ValueError, match=r"eval\.scale"):
-        evaluate.as_scale(ConfigDict({"scale": scale}))
+def test_another_number_of_classes_is_refused(network, source):
+    labels = LabelSpec.create(("a", "b"), ((255, 0, 0), (0, 255, 0)))
+    with pytest.raises(ValueError, match="network has 4 classes, but the data set has 2"):
+        evaluate.evaluate(*network, source, labels, config(), parallel.make_mesh())
 
 
 def test_result_and_table():
@@ -191,7 +150,7 @@ def test_samples_hold_image_truth_and_prediction(network, source, tmp_path):
         assert [n for n in found.files if n.startswith("image_")] == ["image_0", "image_5", "image_10"]
         np.testing.assert_array_equal(found["image_5"], source.images[5])
         np.testing.assert_array_equal(found["truth_5"], source.labels[5])
-        expected = evaluate.classifier(model, None)(variables, source.images[5][None])[0]
+        expected = inference.build(model, inference.Protocol()).class_ids(variables, source.images[5][None])[0]
         np.testing.assert_array_equal(found["prediction_5"], expected)
         assert found["names"].tolist() == list(LABELS.names)
 
@@ -205,14 +164,22 @@ def test_run_prints_a_table_and_writes_the_result(tmp_path, capsys):
     printed = capsys.readouterr().out
     outcome = json.loads((tmp_path / "evaluation.json").read_text())
     assert outcome["images"] == 2 and outcome["checkpoint"] == "last" and len(outcome["iou"]) == 9
-    assert all(name in printed for name in (*outcome["iou"], "mean", "evaluation.json"))
+    assert outcome["protocol"] == {"mode": "whole", "window": None, "stride": None, "tta": False, "scale": None}
+    assert all(name in printed for name in (*outcome["iou"], "mean", "network 1", "evaluation.json"))
 
 
 def test_options_that_are_none_can_be_set():
     config = evaluate._open_ended(ConfigDict({"eval": {"scale": None, "batch_size": 2}}))
     assert config.eval.scale is None
     config.eval.scale = (64, 32)
-    assert evaluate.as_scale(config.eval) == (64, 32)
+    assert inference.protocol(config.eval).scale == (64, 32)
+
+
+def test_a_run_from_before_an_option_has_its_default():
+    config = evaluate._open_ended(evaluate._complete(ConfigDict({"eval": {"scale": (64, 32), "batch_size": 2}})))
+    assert inference.protocol(config.eval) == inference.Protocol(scale=(64, 32))
+    config.eval.update(tta=True, mode="slide", window=(8, 8), stride=(8, 8))
+    assert inference.protocol(config.eval) == inference.Protocol("slide", (8, 8), (8, 8), True, (64, 32))
 
 
 @pytest.mark.parametrize("arguments, message", [((), "--workdir=DIR"), (("--workdir=nowhere",), "nowhere/config.json")])

@@ -9,7 +9,7 @@ from PIL import Image
 
 import se_jax
 from configs import shapes_aspp
-from se_jax import evaluate, predict
+from se_jax import inference, predict
 from se_jax.models import build
 
 NAMES = tuple("abcdefghi")
@@ -61,7 +61,7 @@ def test_predict_is_what_the_evaluation_computes(workdir, trained, folder):
     mask = predictor.predict(image)
     assert mask.shape == (24, 32) and mask.dtype == np.uint8 and len(np.unique(mask)) > 1
     config, variables = trained
-    expected = evaluate.classifier(build(config.model), None)(variables, image[None])[0]
+    expected = inference.build(build(config.model), inference.Protocol()).class_ids(variables, image[None])[0]
     np.testing.assert_array_equal(mask, expected)
     assert predictor.names == NAMES
 
