@@ -1,7 +1,5 @@
 """ConvNeXt's layouts, both ways, by the recorded names of each; and the torch networks themselves where installed."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,19 +11,12 @@ from se_jax.models import layers
 from se_jax.models.encoders import ConvNeXt
 from se_jax.models.encoders.convnext import EPSILON
 from tests.conftest import assert_close_to_reference
+from tests.importers import recorded
 
 LAYOUTS = ("mmseg", "timm", "official", "torchvision")
-NAMES = pathlib.Path(__file__).parent / "names"
 NORMS = {f"norm{stage}.{name}" for stage in range(4) for name in ("weight", "bias")}
 SIZES = {"widths": (16, 32, 64, 128), "depths": (2, 2, 3, 2)}
 TINY = {"widths": (8, 12, 16, 20), "depths": (1, 2, 1, 1)}
-
-
-def recorded(layout: str) -> dict[str, np.ndarray]:
-    """Random tensors of the names and shapes of a network of those sizes."""
-    rng = np.random.default_rng(0)
-    lines = [line.split() for line in (NAMES / f"convnext_{layout}.txt").read_text().splitlines()]
-    return {name: rng.normal(size=tuple(map(int, shape))).astype(np.float32) for name, *shape in lines}
 
 
 @pytest.fixture
@@ -38,14 +29,13 @@ def xla_operators(monkeypatch):
 def encoder():
     """An encoder and variables that no import can have made: nan everywhere."""
     model = ConvNeXt(**SIZES)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    return model, jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), shapes)
+    return model, jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), recorded.template(model))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_tensor_goes_in_and_comes_out(encoder, layout):
     model, variables = encoder
-    state = recorded(layout)
+    state = recorded.tensors(f"convnext_{layout}")
     result = match(model, state, variables)
     assert result.layout == layout
     assert set(result.skipped) == {name for name in state if name.split(".")[0] in ("norm", "head", "classifier")}
@@ -62,7 +52,7 @@ def test_every_tensor_goes_in_and_comes_out(encoder, layout):
 def test_layouts_agree_on_one_network(encoder):
     """What one layout wrote, another reads as the same network."""
     model, variables = encoder
-    original = import_weights(model, recorded("mmseg"), variables)
+    original = import_weights(model, recorded.tensors("convnext_mmseg"), variables)
     for layout in LAYOUTS:
         again = import_weights(model, export_weights(model, original, layout), variables)
         jax.tree.map(np.testing.assert_array_equal, again, original)
@@ -71,7 +61,11 @@ def test_layouts_agree_on_one_network(encoder):
 def test_classifiers_of_the_reference_have_the_last_output_norm(encoder):
     """mmpretrain's ImageNet checkpoints, which the published segmentation networks start from."""
     model, variables = encoder
-    state = {name: tensor for name, tensor in recorded("mmseg").items() if name not in NORMS or "norm3" in name}
+    state = {
+        name: tensor
+        for name, tensor in recorded.tensors("convnext_mmseg").items()
+        if name not in NORMS or "norm3" in name
+    }
     result = match(model, state | {"head.fc.weight": np.zeros((3, 128))}, variables)
     assert set(result.kept) == {f"params/norm{stage}/{name}" for stage in range(3) for name in ("scale", "bias")}
     np.testing.assert_array_equal(result.variables["params"]["norm3"]["scale"], state["norm3.weight"])

@@ -1,18 +1,16 @@
 """EfficientNet's import tables, both ways, and the torch networks themselves as witnesses."""
 
 import functools
-import pathlib
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from se_jax.importers import export_weights, import_weights
+from se_jax.importers import import_weights
 from se_jax.models.encoders.efficientnet import EfficientNet
 from tests.conftest import assert_close_to_reference
+from tests.importers import recorded
+from tests.importers.recorded import template
 
-NAMES = pathlib.Path(__file__).parent / "names"
 WIDTH, DEPTH = 0.25, 0.4
 FUSED = [
     ["cn_r1_k3_s1_e1_c16_skip"],
@@ -56,10 +54,6 @@ def torchvision_network(**options):
     return efficientnet.EfficientNet(setting, 0.0, last_channel=last, num_classes=5, **options)
 
 
-def template(encoder):
-    return jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-
-
 def assert_same_maps(network, stages, encoder, layout):
     """The outputs of torch's modules `stages` against the encoder's maps, in evaluation."""
     import torch
@@ -93,19 +87,10 @@ def assert_same_maps(network, stages, encoder, layout):
     ],
 )
 def test_every_tensor_goes_in_and_comes_out(names, layout, options):
-    lines = (NAMES / f"efficientnet_{names}.txt").read_text().splitlines()
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for name, *shape in (line.split() for line in lines):
-        tensors[name] = rng.normal(size=tuple(map(int, shape))).astype(np.float32)
-    encoder = EfficientNet(width=WIDTH, depth=DEPTH, **options)
-    variables = import_weights(encoder, tensors, template(encoder))
-    assert jax.tree.structure(variables) == jax.tree.structure(template(encoder))
-    exported = export_weights(encoder, variables, layout)
+    tensors = recorded.tensors(f"efficientnet_{names}")
     outside = ("conv_head.", "bn2.", "classifier.", "features.8.")  # head convolution and classifier
-    assert exported.keys() == {name for name in tensors if not name.startswith(outside)}
-    for name, tensor in exported.items():
-        np.testing.assert_array_equal(tensor, tensors[name])
+    skipped = {name for name in tensors if name.startswith(outside) or name.endswith("num_batches_tracked")}
+    recorded.assert_there_and_back(EfficientNet(width=WIDTH, depth=DEPTH, **options), tensors, layout, skipped)
 
 
 @pytest.mark.parametrize(

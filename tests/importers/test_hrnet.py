@@ -1,28 +1,21 @@
 """HRNet's import table, both ways, and timm's network itself as a witness."""
 
 import copy
-import pathlib
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from se_jax.importers import export_weights
 from se_jax.importers.convert import match
 from se_jax.models.encoders.hrnet import HRNet
 from tests.conftest import assert_close_to_reference
+from tests.importers import recorded
+from tests.importers.recorded import template
 
-NAMES = pathlib.Path(__file__).parent / "names"
 TINY = {
     "mmseg": HRNet(width=8, layer1_blocks=2, layer1_width=16, modules=(1, 2, 2), blocks=2),
     "timm": HRNet(width=4, layer1_blocks=2, layer1_width=8, modules=(1, 1, 1), blocks=1),
 }
 CLASSIFIER = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
-
-
-def template(encoder):
-    return jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
 def timm_network(encoder):
@@ -40,20 +33,9 @@ def timm_network(encoder):
 
 @pytest.mark.parametrize("layout", ["mmseg", "timm"])
 def test_every_tensor_goes_in_and_comes_out(layout):
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for name, *shape in map(str.split, (NAMES / f"hrnet_{layout}.txt").read_text().splitlines()):
-        tensors[name] = rng.normal(size=tuple(map(int, shape))).astype(np.float32)
-    encoder = TINY[layout]
-    found = match(encoder, tensors, template(encoder))
-    assert (found.kept, found.adapted) == ((), {})
-    assert jax.tree.structure(found.variables) == jax.tree.structure(template(encoder))
-    exported = export_weights(encoder, found.variables, layout)
-    assert exported.keys() == tensors.keys() - found.skipped.keys()
-    for name, tensor in exported.items():
-        np.testing.assert_array_equal(tensor, tensors[name])
-    assert set(found.skipped) == {name for name in tensors if name.startswith(CLASSIFIER)}
-    assert all("ImageNet classifier" in reason for reason in found.skipped.values())
+    tensors = recorded.tensors(f"hrnet_{layout}")
+    classifier = {name for name in tensors if name.startswith(CLASSIFIER)}
+    recorded.assert_there_and_back(TINY[layout], tensors, layout, classifier)
 
 
 def test_equals_timm_made_bilinear():

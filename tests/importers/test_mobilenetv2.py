@@ -1,19 +1,17 @@
 """MobileNetV2's import tables, both ways, and the torch networks themselves as witnesses."""
 
-import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from se_jax.importers import export_weights, import_weights
+from se_jax.importers import import_weights
 from se_jax.importers.convert import match
 from se_jax.models.encoders.mobilenetv2 import MobileNetV2
 from tests.conftest import assert_close_to_reference
+from tests.importers import recorded
+from tests.importers.recorded import template
 
-NAMES = pathlib.Path(__file__).parent / "names"
 WIDTH = 0.5
 CLASSIFIERS = {
     "mmseg": r"conv2\..*",
@@ -22,26 +20,12 @@ CLASSIFIERS = {
 }
 
 
-def template(encoder):
-    return jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-
-
 @pytest.mark.parametrize("layout", ["mmseg", "torchvision", "timm"])
 def test_every_tensor_goes_in_and_comes_out(layout):
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for name, *shape in map(str.split, (NAMES / f"mobilenetv2_{layout}.txt").read_text().splitlines()):
-        tensors[name] = rng.normal(size=tuple(map(int, shape))).astype(np.float32)
-    encoder = MobileNetV2(WIDTH)
-    found = match(encoder, tensors, template(encoder))
-    assert (found.layout, found.kept, found.adapted) == (layout, (), {})
-    assert jax.tree.structure(found.variables) == jax.tree.structure(template(encoder))
-    exported = export_weights(encoder, found.variables, layout)
-    assert exported.keys() == tensors.keys() - found.skipped.keys()
-    for name, tensor in exported.items():
-        np.testing.assert_array_equal(tensor, tensors[name])
-    assert set(found.skipped) == {name for name in tensors if re.fullmatch(CLASSIFIERS[layout], name)}
-    assert all("ImageNet classifier" in reason for reason in found.skipped.values())
+    tensors = recorded.tensors(f"mobilenetv2_{layout}")
+    classifier = {name for name in tensors if re.fullmatch(CLASSIFIERS[layout], name)}
+    recorded.assert_there_and_back(MobileNetV2(WIDTH), tensors, layout, classifier)
+    assert match(MobileNetV2(WIDTH), tensors, template(MobileNetV2(WIDTH))).layout == layout  # found out
 
 
 def torch_network(layout):

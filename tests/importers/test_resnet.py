@@ -1,36 +1,21 @@
 """ResNet's import tables of timm and torchvision, both ways, and those libraries' networks as witnesses."""
 
-import pathlib
-
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from se_jax.importers import export_weights, import_weights
+from se_jax.importers import import_weights
 from se_jax.importers.tables import tables_of
 from se_jax.models import ResNet
 from tests.conftest import assert_close_to_reference
-
-NAMES = pathlib.Path(__file__).parent / "names"
-
-
-def template(encoder):
-    return jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+from tests.importers import recorded
+from tests.importers.recorded import template
 
 
 def test_every_tensor_of_timms_goes_in_and_comes_out():
     """Names and shapes of timm's resnet18d."""
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for name, *shape in (line.split() for line in (NAMES / "resnet_timm.txt").read_text().splitlines()):
-        tensors[name] = rng.normal(size=tuple(map(int, shape))).astype(np.float32)
-    encoder = ResNet(18, "v1d", output_stride=32)
-    variables = import_weights(encoder, tensors, template(encoder))
-    exported = export_weights(encoder, variables, "timm")
-    assert exported.keys() == {name for name in tensors if "num_batches_tracked" not in name and name[:2] != "fc"}
-    for name, tensor in exported.items():
-        np.testing.assert_array_equal(tensor, tensors[name])
+    tensors = recorded.tensors("resnet_timm")
+    skipped = {name for name in tensors if "num_batches_tracked" in name or name.startswith("fc.")}
+    recorded.assert_there_and_back(ResNet(18, "v1d", output_stride=32), tensors, "timm", skipped)
 
 
 def test_torchvision_has_v1b_alone():

@@ -1,7 +1,5 @@
 """Swin's layouts, both ways, by the recorded names of each; and the torch networks themselves where installed."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,24 +10,16 @@ from se_jax.importers.convert import flatten, match
 from se_jax.models.encoders import Swin
 from se_jax.models.encoders.swin import EPSILON, PatchMerging
 from tests.conftest import assert_close_to_reference
+from tests.importers import recorded
 
 LAYOUTS = ("mmseg", "timm", "official", "torchvision")
-NAMES = pathlib.Path(__file__).parent / "names"
 NORMS = {f"norm{stage}.{name}" for stage in range(4) for name in ("weight", "bias")}
 TINY = {"width": 8, "depths": (2, 1, 2, 1), "heads": (1, 2, 2, 4), "window": 2}
 
 
 def initial(model):
     """Variables that no import can have made: nan everywhere."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    return jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), shapes)
-
-
-def recorded(layout: str) -> dict[str, np.ndarray]:
-    """Random tensors of the names and shapes of a network with width 24 and windows of 7."""
-    rng = np.random.default_rng(0)
-    lines = [line.split() for line in (NAMES / f"swin_{layout}.txt").read_text().splitlines()]
-    return {name: rng.normal(size=tuple(map(int, shape))).astype(np.float32) for name, *shape in lines}
+    return jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), recorded.template(model))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +31,7 @@ def encoder():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_tensor_goes_in_and_comes_out(encoder, layout):
     model, variables = encoder
-    state = recorded(layout)
+    state = recorded.tensors(f"swin_{layout}")
     result = match(model, state, variables)
     assert result.layout == layout
     assert not result.adapted
@@ -62,7 +52,7 @@ def test_every_tensor_goes_in_and_comes_out(encoder, layout):
 def test_layouts_agree_on_one_network(encoder):
     """What one layout wrote, another reads as the same network."""
     model, variables = encoder
-    original = import_weights(model, recorded("mmseg"), variables)
+    original = import_weights(model, recorded.tensors("swin_mmseg"), variables)
     for layout in LAYOUTS:
         again = import_weights(model, export_weights(model, original, layout), variables)
         jax.tree.map(np.testing.assert_array_equal, again, original)
@@ -71,7 +61,7 @@ def test_layouts_agree_on_one_network(encoder):
 def test_checkpoints_converted_for_the_reference_lack_the_output_norms(encoder):
     """mmsegmentation's converter passes the classifier's norm and the masks on."""
     model, variables = encoder
-    state = {name: tensor for name, tensor in recorded("mmseg").items() if name not in NORMS}
+    state = {name: tensor for name, tensor in recorded.tensors("swin_mmseg").items() if name not in NORMS}
     state |= {"norm.weight": np.ones(192), "stages.0.blocks.1.attn_mask": np.zeros((64, 49, 49))}
     result = match(model, state, variables)
     assert result.layout == "mmseg"
@@ -82,7 +72,7 @@ def test_checkpoints_converted_for_the_reference_lack_the_output_norms(encoder):
 def test_patch_merging_takes_the_pixels_in_the_order_of_the_layout(encoder, layout):
     """The original: x[0::2, 0::2], x[1::2, 0::2], x[0::2, 1::2], x[1::2, 1::2] one behind the other, norm, linear."""
     model, variables = encoder
-    state = recorded(layout)
+    state = recorded.tensors(f"swin_{layout}")
     names = {"timm": "layers.1.downsample", "official": "layers.0.downsample", "torchvision": "features.2"}
     x = np.random.default_rng(1).normal(size=(1, 4, 6, 24)).astype(np.float32)
     pixels = np.concatenate([x[:, i::2, j::2] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))], axis=-1)

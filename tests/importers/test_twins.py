@@ -4,8 +4,6 @@ names/twins_svt_mmseg.txt is recorded from the reference's network, names/twins_
 mmsegmentation are written down from its source.
 """
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +12,8 @@ import pytest
 from se_jax.importers import export_weights, import_weights
 from se_jax.models.encoders import Twins
 from tests.conftest import assert_close_to_reference
+from tests.importers import recorded
 
-NAMES = pathlib.Path(__file__).parent / "names"
 SMALL = {"widths": (8, 16, 16, 32), "heads": (1, 2, 2, 4)}
 # (kind, layout) -> the tiny encoder whose tensors names/twins_<kind>_<layout>.txt lists
 ENCODERS = {
@@ -27,23 +25,14 @@ ENCODERS = {
 CLASSIFIER = {"norm.weight", "norm.bias", "head.weight", "head.bias"}
 
 
-def random_tensors(kind: str, layout: str) -> dict[str, np.ndarray]:
-    """Random tensors of the recorded names and shapes."""
-    rng = np.random.default_rng(0)
-    lines = (NAMES / f"twins_{kind}_{layout}.txt").read_text().splitlines()
-    shapes = {name: tuple(map(int, shape)) for name, *shape in map(str.split, lines)}
-    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
 def initial(encoder):
     """Variables that are all 7."""
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    return jax.tree.map(lambda leaf: np.full(leaf.shape, 7.0, leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: np.full(leaf.shape, 7.0, leaf.dtype), recorded.template(encoder))
 
 
 @pytest.mark.parametrize(("kind", "layout"), ENCODERS)
 def test_there_and_back(kind, layout):
-    encoder, tensors = ENCODERS[kind, layout], random_tensors(kind, layout)
+    encoder, tensors = ENCODERS[kind, layout], recorded.tensors(f"twins_{kind}_{layout}")
     variables = import_weights(encoder, tensors, initial(encoder))
     exported = export_weights(encoder, variables, layout)
     expected = {name: tensor for name, tensor in tensors.items() if name not in CLASSIFIER}
@@ -57,7 +46,7 @@ def test_there_and_back(kind, layout):
 
 def test_imagenet_checkpoint_in_the_names_of_mmsegmentation():
     """Such a one has the classifier's norm, and none of the maps'."""
-    encoder, tensors = ENCODERS["svt", "mmseg"], random_tensors("svt", "mmseg")
+    encoder, tensors = ENCODERS["svt", "mmseg"], recorded.tensors("twins_svt_mmseg")
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("norm_list")}
     tensors |= {"norm.weight": np.ones(128, np.float32), "norm.bias": np.ones(128, np.float32)}
     params = import_weights(encoder, tensors, initial(encoder))["params"]

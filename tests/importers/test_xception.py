@@ -1,18 +1,16 @@
 """Xception's import table, both ways, and timm's network itself as a witness."""
 
 import functools
-import pathlib
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from se_jax.importers import export_weights, import_weights
+from se_jax.importers import import_weights
 from se_jax.models.encoders.xception import Xception
 from tests.conftest import assert_close_to_reference
+from tests.importers import recorded
+from tests.importers.recorded import template
 
-NAMES = pathlib.Path(__file__).parent / "names"
 ENTRY = {"65": ((8, 2), (16, 2), (24, 2)), "71": ((8, 2), (16, 1), (16, 2), (24, 1), (24, 2))}
 MIDDLE, EXIT = 2, ((24, 32, 32), (40, 40, 48))
 
@@ -38,23 +36,10 @@ def our_network(variant, **options):
     return Xception(variant, entry=ENTRY[variant], middle=MIDDLE, exit=EXIT, **options)
 
 
-def template(encoder):
-    return jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-
-
 def test_every_tensor_goes_in_and_comes_out():
-    lines = (NAMES / "xception_timm.txt").read_text().splitlines()
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for name, *shape in (line.split() for line in lines):
-        tensors[name] = rng.normal(size=tuple(map(int, shape))).astype(np.float32)
-    encoder = our_network("65")
-    variables = import_weights(encoder, tensors, template(encoder))
-    assert jax.tree.structure(variables) == jax.tree.structure(template(encoder))
-    exported = export_weights(encoder, variables, "timm")
-    assert exported.keys() == {name for name in tensors if not name.startswith("head.")}
-    for name, tensor in exported.items():
-        np.testing.assert_array_equal(tensor, tensors[name])
+    tensors = recorded.tensors("xception_timm")
+    classifier = {name for name in tensors if name.startswith("head.")}
+    recorded.assert_there_and_back(our_network("65"), tensors, "timm", classifier)
 
 
 @pytest.mark.parametrize(
