@@ -23,8 +23,9 @@ from clu import metric_writers, periodic_actions
 from jax.experimental import multihost_utils
 
 import data_pipelines
-from se_jax import calibrate, checkpoints, evaluate, importers, inference, losses, optimizers, parallel, report
+from se_jax import calibrate, checkpoints, evaluate, inference, losses, optimizers, parallel, report
 from se_jax import state as train_state
+from se_jax.importers import start_from
 from se_jax.models import build
 from se_jax.models.segmenter import normalize
 
@@ -352,14 +353,6 @@ def check(config, mesh) -> None:
             f"data.crop is {tuple(crop)}; expected (height, width), both whole numbers of at least {stride}, the "
             "encoder's output stride, so that its last feature map has a pixel"
         )
-
-
-def start_from(path, model, variables: dict) -> dict:
-    """`variables` with the weights of a run or an import (a directory) or of a PyTorch checkpoint (a file)."""
-    if not pathlib.Path(path).is_file():
-        return checkpoints.init_from(path, variables)
-    imported = importers.load(path, model.with_equalizer(mode="none"), variables)
-    return jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), variables, imported.variables)
 
 
 def make_workdir(workdir) -> pathlib.Path:

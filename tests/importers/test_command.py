@@ -11,9 +11,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import shapes_aspp
-from se_jax import checkpoints, train
+from se_jax import checkpoints
 from se_jax.importers import __main__ as command
-from se_jax.importers import export_weights, files
+from se_jax.importers import export_weights, files, start_from
 from se_jax.models import build
 
 
@@ -81,7 +81,7 @@ def test_an_encoder_fills_the_encoder_of_a_run(config, tmp_path):
 
     before = jax.device_put(drawn(config, seed=1)[1])
     for source in (tmp_path / "imported", tmp_path / "encoder.safetensors"):  # the directory, or straight from the file
-        after = train.start_from(str(source), model, before)
+        after = start_from(str(source), model, before)
         for name, part in after.items():
             assert equal(part["encoder"], inner[name])
             assert equal(part["decoder"], before[name]["decoder"])
@@ -99,7 +99,7 @@ def test_what_a_checkpoint_may_lack_keeps_its_initial_value(config, tmp_path, ca
     run_import(config, tmp_path / "swin.safetensors", tmp_path / "imported")
     assert "layout timm" in (printed := capsys.readouterr().out)
     assert "kept its initial value: params/norm3/scale" in printed
-    after = train.start_from(str(tmp_path / "imported"), model, jax.device_put(variables))["params"]["encoder"]
+    after = start_from(str(tmp_path / "imported"), model, jax.device_put(variables))["params"]["encoder"]
     assert np.all(after["norm3"]["scale"] == 1)
     assert equal(after["norm2"], inner["params"]["norm2"])
 
