@@ -1,5 +1,6 @@
 # `make demo` and `make test` create .venv and install what they need on the first call; later calls start at once.
 # Another interpreter: make test PYTHON=python3.12      Another place for the environment: make test VENV=/tmp/venv
+# More processes for the tests, of up to 4 GB each: make test JOBS=8
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -7,6 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2# processes for the tests
 
 .PHONY: demo test format clean
 
@@ -16,7 +18,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
