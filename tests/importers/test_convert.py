@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax.importers import import_weights
+from se_jax.importers import adapt, export_weights, import_weights
+from se_jax.importers.convert import match
 from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter
 
 
@@ -66,6 +67,21 @@ def test_every_difference_is_named(network, state_dict):
     assert "backbone.layer9.0.conv1.weight (4, 4, 3, 3) has no place" in message
     assert "no tensor auxiliary_head.convs.0.bn.running_mean for batch_stats/auxiliary/convs_0/bn/mean (8,)" in message
     assert "3 differences" in message
+
+
+@pytest.mark.parametrize(("channels", "bgr"), [(3, True), (1, False), (4, True)])
+def test_first_convolutions_of_other_channels(channels, bgr):
+    """Converted where the image has other channels than red, green and blue, turned round for a BGR network."""
+    encoder = ResNet(18, width=8)
+    shapes = {n: jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 32, 32, n))) for n in (3, channels)}
+    state = export_weights(encoder, jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes[3]))
+    state["stem.0.weight"] = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    found = match(encoder, state, shapes[channels], bgr=bgr)
+    kernel = found.variables["params"]["stem_0"]["conv"]["kernel"].transpose(3, 2, 0, 1)
+    rgb = state["stem.0.weight"][:, ::-1] if bgr else state["stem.0.weight"]
+    expected = rgb if channels == 3 else adapt.convert_channels(rgb, channels)
+    np.testing.assert_array_equal(kernel, expected)
+    assert list(found.adapted) == ["params/stem_0/conv/kernel"]
 
 
 @pytest.mark.parametrize("variant", ["v1b", "v1c", "v1d"])

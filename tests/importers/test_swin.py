@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax.importers import export_weights, import_weights
+from se_jax.importers import adapt, export_weights, import_weights
 from se_jax.importers.convert import flatten, match
 from se_jax.models.encoders import Swin
 from se_jax.models.encoders.swin import EPSILON, PatchMerging
@@ -66,6 +66,16 @@ def test_checkpoints_converted_for_the_reference_lack_the_output_norms(encoder):
     result = match(model, state, variables)
     assert result.layout == "mmseg"
     assert len(result.kept) == len(NORMS)
+
+
+def test_bias_tables_of_another_window_are_resized(encoder):
+    smaller = Swin(width=24, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=4)
+    state = recorded.tensors("swin_mmseg")
+    found = match(smaller, state, recorded.template(smaller))
+    assert set(found.adapted.values()) == {"window 7 -> 4, bicubic"} and len(found.adapted) == 8
+    name = "stages.1.blocks.0.attn.w_msa.relative_position_bias_table"
+    table = found.variables["params"]["stages_1_blocks_0"]["attn"]["bias_table"]
+    np.testing.assert_array_equal(table, adapt.resize_bias_table(state[name], 7))
 
 
 @pytest.mark.parametrize("layout", ["timm", "official", "torchvision"])
