@@ -2,6 +2,8 @@
 
 python -m se_jax.main --config=configs/camvid_mobilenetv2_sep_aspp.py --config.data.dir=DIR \\
     --workdir=runs/camvid_mobilenetv2_sep_aspp
+
+Measured on two CPU cores, seed 0, equalizers explicit: validation mIoU 0.375 in about 7 minutes.
 """
 
 from configs import common
