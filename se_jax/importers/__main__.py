@@ -84,12 +84,13 @@ def describe(done, what: str) -> None:
 
 
 def _write_labels(output: pathlib.Path, config) -> None:
-    import data_pipelines
     from se_jax import evaluate
 
     try:
+        import data_pipelines  # which a machine without tensorflow lacks
+
         evaluate.write_labels(output, data_pipelines.build(config.data).labels)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"no labels.json, which predicting needs: the data set of the config is not at hand ({error})")
 
 
