@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec, ranges, voc_colours
@@ -19,6 +19,7 @@ def test_ids_can_be_mapped_and_ignored():
     np.testing.assert_array_equal(labels.apply(np.array([[0, 7, 23, 255]], np.uint8), "x"), [[255, 0, 1, 255]])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=40), st.integers(1, 254))
 def test_apply_is_the_table_or_an_error_that_names_every_wrong_id(ids, classes):
     labels = LabelSpec.create([f"class {k}" for k in range(classes)])
