@@ -34,7 +34,7 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     import jax
     import jax.numpy as jnp
 
-    from se_jax import checkpoints
+    from se_jax import checkpoints, parallel
     from se_jax.importers import convert, files
     from se_jax.models import build
 
@@ -47,16 +47,18 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     whole = convert.holds_heads(state_dict)
     model = network if whole else network.encoder
     # initial values, for what the checkpoint may lack
-    variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, 3)))
+    variables = parallel.jit_once(model.init)(jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, 3)))
     try:
         done = convert.match(model, state_dict, variables, layout, skip_classifier=skip_classifier, bgr=bgr)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     filled = done.variables if whole else {name: {"encoder": part} for name, part in done.variables.items()}
     checkpoints.save_variables(output, jax.device_get(filled))
+    with open(source, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     facts = {
         "source": str(pathlib.Path(source).absolute()),
-        "sha256": hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest(),
+        "sha256": digest,
         "layout": done.layout,
         "tensors": done.used,
         "skipped": done.skipped,

@@ -100,7 +100,6 @@ def _unwrap(content, path: pathlib.Path) -> dict[str, np.ndarray]:
                 f"{path}: {name!r} is no tensor but {type(tensor).__name__}; expected a state dict, plain or under "
                 f"one of the keys {', '.join(STATE_KEYS)}"
             )
-        # bfloat16, which numpy lacks, fits into float32
         state[name] = tensor if isinstance(tensor, np.ndarray) else _to_numpy(tensor)
     if all(name.startswith(PARALLEL_PREFIX) for name in state):
         state = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in state.items()}
@@ -108,7 +107,7 @@ def _unwrap(content, path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _to_numpy(tensor) -> np.ndarray:
-    """A torch tensor as numpy array."""
+    """A torch tensor as numpy array; bfloat16, which numpy lacks, fits into float32."""
     tensor = tensor.detach()
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 

@@ -23,10 +23,5 @@ SKIPPED = {
 
 
 def mmseg(encoder) -> Table:
-    """mmsegmentation's names; ImageNet checkpoints have a classifier's besides."""
+    """One table for all layouts; ImageNet checkpoints have a classifier's tensors besides."""
     return Table(RULES, SKIPPED, stem="conv1/conv")
-
-
-def timm(encoder) -> Table:
-    """timm's names: as `mmseg`."""
-    return mmseg(encoder)

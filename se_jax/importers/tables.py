@@ -21,7 +21,7 @@ ENCODERS = {
         "torchvision": mobilenetv2.torchvision,
         "timm": mobilenetv2.timm,
     },
-    encoders.HRNet: {"mmseg": hrnet.mmseg, "timm": hrnet.timm},
+    encoders.HRNet: {"mmseg": hrnet.mmseg, "timm": hrnet.mmseg},
     encoders.EfficientNet: {"timm": efficientnet.timm, "torchvision": efficientnet.torchvision},
     encoders.Xception: {"timm": xception.timm},
 }
