@@ -146,10 +146,12 @@ def train_and_evaluate(config, workdir) -> dict | None:
         )
         return evaluate.result(confusion, data.labels.names, step=step, images=len(data.val) - len(data.val.skipped))
 
-    recent, result, since = [], None, time.monotonic()
+    recent, result, since, waited = [], None, time.monotonic(), 0.0
     with contextlib.closing(store), contextlib.closing(writer), preemption() as stopping:
         for step in range(start + 1, config.num_steps + 1):
-            state, measured = train_step(state, next(batches))
+            batch, idle = fetch(batches, recent)
+            state, measured = train_step(state, batch)
+            waited += idle
             recent.append(measured)
             stop = stopping(step)
             evaluating = step % config.eval.every_steps == 0 or step == config.num_steps
@@ -158,7 +160,8 @@ def train_and_evaluate(config, workdir) -> dict | None:
             if saving or step % config.log.every_steps == 0:  # the only places where the host waits for the devices
                 values = average(jax.device_get(recent), step, store)
                 seconds, images = time.monotonic() - since, len(recent) * config.data.batch_size
-                writer.write_scalars(step, values | {"images_per_second": images / seconds})
+                pace = {"images_per_second": images / seconds, "data_wait_share": waited / seconds}
+                writer.write_scalars(step, values | pace)
                 if history:
                     history.append(step, values)
                 recent = []
@@ -172,7 +175,7 @@ def train_and_evaluate(config, workdir) -> dict | None:
             if saving:
                 store.save(step, state, (result["miou"] or 0.0) if evaluating else None)
             if not recent:
-                since = time.monotonic()
+                since, waited = time.monotonic(), 0.0
             if stop and step < config.num_steps:
                 logging.warning("Stopped at step %d, which is saved; the same command goes on from there", step)
                 return None
@@ -279,6 +282,21 @@ def prefetch(batches, ahead: int = 2):
         if len(queue) > ahead:
             yield queue.popleft()
     yield from queue
+
+
+def fetch(batches, recent: list[dict]) -> tuple[dict, float]:
+    """The next batch, and the seconds for which the devices had nothing to do until it came.
+
+    recent: what the last steps measured. The host runs two steps ahead of the devices at most, so that batches do not
+    pile up in their memory. Seconds count where the last step was done before the batch was there, all of them: more
+    than the devices waited by at most what was left of that step.
+    """
+    if len(recent) > 1:
+        jax.block_until_ready(recent[-2])
+    before = time.monotonic()
+    batch = next(batches)
+    idle = not recent or all(leaf.is_ready() for leaf in jax.tree.leaves(recent[-1]))
+    return batch, (time.monotonic() - before) * idle
 
 
 @contextlib.contextmanager
