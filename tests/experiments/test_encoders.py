@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import encoders
+from experiments import counts, encoders
 from se_jax.models import ENCODERS
 
 
@@ -23,8 +23,8 @@ from se_jax.models import ENCODERS
 )
 def test_parameters_and_multiply_adds_are_the_references(name, options, millions, gmac):
     encoder = ENCODERS[name](**options)
-    assert round(encoders.parameters(encoder) / 1e6, 2) == millions
-    assert round(encoders.multiply_adds(encoder, 512) / 1e9, 1) == gmac
+    assert round(counts.parameters(encoder) / 1e6, 2) == millions
+    assert round(counts.multiply_adds(encoder, counts.image(512, 512)) / 1e9, 1) == gmac
 
 
 def test_a_line_a_size(capsys):

@@ -1,0 +1,53 @@
+"""How large a module is, counted from its shapes: nothing is run or compiled.
+
+multiply_adds(ResNet(50), counts.image(512, 512))
+multiply_adds(ASPPHead(19), features)   # a tuple of jax.ShapeDtypeStruct, e.g. of jax.eval_shape
+"""
+
+import math
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from se_jax.models import cpu, layers
+
+
+def image(height: int, width: int) -> jax.ShapeDtypeStruct:
+    """The shape of one image."""
+    return jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+
+
+def parameters(module, inputs=None) -> int:
+    """How many trained numbers a flax module has; by default it takes images, of 64 x 64."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image(64, 64) if inputs is None else inputs)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def multiply_adds(module, inputs) -> int:
+    """Of convolutions and matrix products (elementwise work not) of a flax module, as traced for an accelerator.
+
+    Args:
+      inputs: shapes of its input, a jax.ShapeDtypeStruct or a tuple of them, with the batch.
+    """
+    # a CPU's own forms hide convolutions in other operators; an accelerator's resize is a product, but is not counted
+    on_accelerator = mock.patch.multiple(layers, on_cpu=lambda: False, _resize_axis=cpu.resize_axis)
+    with on_accelerator:
+        shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
+        program = jax.make_jaxpr(module.apply)(shapes, inputs)
+    return _count(program.jaxpr)
+
+
+def _count(jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        out = equation.outvars[0].aval
+        if equation.primitive.name == "dot_general":
+            contracted = equation.params["dimension_numbers"][0][0]
+            total += out.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            total += out.size * math.prod(equation.invars[1].aval.shape[:3])  # kernel height, width, inputs / groups
+        for inner in core.jaxprs_in_params(equation.params):
+            total += _count(inner)
+    return total
