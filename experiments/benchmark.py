@@ -6,9 +6,9 @@ For each network of `experiments.networks`: time of a forward pass (inference, l
 forward + backward (training mode: batch statistics, dropout, auxiliary head, cross entropy at full resolution),
 images/s, compile time, memory (arguments, results and temporaries of the compiled program) and FLOPs. With PyTorch
 installed (`pip install -r requirements-bench.txt`) the same networks run there too, in the same process and with the
-same weights, after both are checked to compute the same logits. All candidates take turns and times are minima over
-the turns; a busy machine still falsifies them, PyTorch's most, whose threads wait for each other. Needs neither
-TensorFlow nor a data set.
+same weights, after both are checked to compute the same logits; heads without a PyTorch twin run alone. All candidates
+take turns and times are minima over the turns; a busy machine still falsifies them, PyTorch's most, whose threads wait
+for each other. Needs neither TensorFlow nor a data set.
 
 On a GPU a whole training step (with SGD) is timed too, PyTorch runs through torch.compile (with bfloat16 by autocast
 where --dtype=bfloat16), and the share of the card's peak is given. That part was written without a GPU at hand and has
@@ -90,7 +90,10 @@ def tensors_of(peer, layout: str) -> dict[str, np.ndarray]:
 
 
 def make_variables(name: str, flags, peer=None, layout: str = "mmseg") -> dict[str, dict]:
-    """Variables for the three modes: the peer's weights, or drawn ones, and made-up equalizer statistics."""
+    """Variables by side: the peer's weights, or drawn ones, and made-up equalizer statistics.
+
+    'folded' is missing where a site is a sum, behind which no convolution takes the statistics.
+    """
     explicit = make_model(name, flags, "explicit")
     shapes = jax.eval_shape(explicit.init, jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
     if peer is None:
@@ -101,7 +104,8 @@ def make_variables(name: str, flags, peer=None, layout: str = "mmseg") -> dict[s
     equalizer = jax.tree.map(lambda leaf: rng.uniform(0.3, 0.9, leaf.shape).astype(np.float32), shapes["equalizer"])
     variables = jax.device_put({**variables, "equalizer": equalizer})
     baseline = {name: value for name, value in variables.items() if name != "equalizer"}
-    return {"baseline": baseline, "explicit": variables, "folded": fold.fold(variables)}
+    sides = {"baseline": baseline, "explicit": variables}
+    return sides | ({"folded": fold.fold(variables)} if fold.can_fold(variables) else {})
 
 
 def forward(model):
@@ -217,15 +221,16 @@ def benchmark_network(name: str, flags, report=print) -> list[dict]:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(flags.batch, flags.size, flags.size, 3)).astype(np.float32)
     labels = rng.integers(0, NUM_CLASSES, images.shape[:3]).astype(np.int32)
-    peer, layout = make_peer(name, flags) if torch else (None, "mmseg")
+    has_peer = torch and NETWORKS[name].head in torch_peer.HEADS
+    peer, layout = make_peer(name, flags) if has_peer else (None, "mmseg")
     variables = make_variables(name, flags, peer, layout)
     placed = jax.device_put((images, labels, jax.random.key(0)))
     kinds = ["forward", "forward+backward"] + (["train step"] if jax.default_backend() != "cpu" else [])
     rows = []
     for kind in kinds:
         candidates = []
-        for side, mode in MODES.items():
-            model = make_model(name, flags, mode)
+        for side in (side for side in MODES if side in variables):
+            model = make_model(name, flags, MODES[side])
             state = variables[side]
             if kind == "forward":
                 candidates.append(jax_candidate(side, forward(model), (state, placed[0])))
