@@ -203,6 +203,118 @@ def decoder(name: str, **changes) -> dict:
     return {"name": name, "channels": 512, "dropout": 0.1, **heads[name], **changes}
 
 
+def ade20k(crop: int | None = None) -> ConfigDict:
+    """ADE20K as mmsegmentation trains on it: 16 crops of 512x512 (or of another size) a step, 160k steps."""
+    crop = crop or 512
+    return _benchmark("ade20k", 150, num_steps=160_000, batch_size=16, crop=(crop, crop), scale=(4 * crop, crop))
+
+
+def voc2012() -> ConfigDict:
+    """PASCAL VOC 2012 with SBD's labels as mmsegmentation trains on it: 16 crops of 512x512 a step, 40k steps."""
+    config = _benchmark("voc2012", 21, num_steps=40_000, batch_size=16, crop=(512, 512), scale=(2048, 512))
+    config.data.black_padding = True
+    return config
+
+
+def cityscapes(crop: int | None = None) -> ConfigDict:
+    """Cityscapes as mmsegmentation trains on it: 8 crops of 512x1024 a step, 80k steps.
+
+    crop: 769 for 769x769, with its own resizes and windows; 1024 for 1024x1024, SegFormer's.
+    """
+    crops = {None: (512, 1024), 769: (769, 769), 1024: (1024, 1024)}
+    scale = (2049, 1025) if crop == 769 else (2048, 1024)
+    config = _benchmark("cityscapes", 19, num_steps=80_000, batch_size=8, crop=crops[crop], scale=scale)
+    if crop == 769:
+        config.model.align_corners = True
+        slide(config, window=769, stride=513)
+    return config
+
+
+def _benchmark(name: str, num_classes: int, *, num_steps: int, batch_size: int, crop, scale) -> ConfigDict:
+    """A published data set; the loss is averaged over all pixels, as mmsegmentation does."""
+    config = get_config()
+    config.num_steps = num_steps
+    config.loss.average = "all"
+    config.data.update(name=name, batch_size=batch_size, crop=crop, scale=scale)
+    config.eval.update(every_steps=num_steps // 10, scale=scale)
+    config.checkpoint.every_steps = num_steps // 10
+    config.model.num_classes = num_classes
+    return config
+
+
+def slide(config: ConfigDict, *, window: int, stride: int) -> ConfigDict:
+    """The same config, evaluated by square windows."""
+    config.eval.update(mode="slide", window=(window, window), stride=(stride, stride))
+    return config
+
+
+def parse(variant: str, variants: tuple[str, ...]) -> tuple[str, int | None]:
+    """What a config's argument names, encoder and crop: 'r101_769' -> ('r101', 769), 'r101' -> ('r101', None).
+
+    Raises:
+      ValueError: the argument is not among the config's `variants`; names them.
+    """
+    if variant not in variants:
+        raise ValueError(f"the config has no variant {variant!r}; expected one of {', '.join(variants)}")
+    name, _, crop = variant.rpartition("_")
+    return (name, int(crop)) if crop.isdigit() else (variant, None)
+
+
+def cnn(config: ConfigDict, name: str, head: str) -> ConfigDict:
+    """A dilated CNN, 'r50', 'r101' or 'mobilenetv2', under one of the five heads, as mmsegmentation has them.
+
+    The FCN head resizes nothing before it fuses: no site is equalized unless equalizer.sites names its concatenation.
+    """
+    stride = 32 if head == "uper" else 8
+    options = {"depth": int(name[1:])} if name.startswith("r") else {}
+    config = network(config, encoder("resnet" if options else name, output_stride=stride, **options), decoder(head))
+    if head == "fcn":
+        config.model.equalizer.mode = "none"
+    return config
+
+
+def swin(config: ConfigDict, name: str) -> ConfigDict:
+    """Swin, 'tiny', 'small', 'base' or 'base_window12', under an UPer head, as mmsegmentation has it."""
+    variant, _, window = name.partition("_window")
+    sizes = {"variant": variant} | ({"window": int(window)} if window else {})
+    return network(config, encoder("swin", **sizes), decoder("uper"), adamw_swin())
+
+
+def twins(config: ConfigDict, name: str) -> ConfigDict:
+    """Twins, 'svt_small' to 'pcpvt_large', under an UPer head, as mmsegmentation has it."""
+    return network(config, encoder("twins", variant=name), decoder("uper"), adamw_swin())
+
+
+def convnext(config: ConfigDict, name: str) -> ConfigDict:
+    """ConvNeXt, 'tiny' to 'xlarge', under an UPer head, as mmsegmentation has it; but in float32, not float16."""
+    rate = {"learning_rate": 8e-5} if name == "xlarge" else {}
+    optimizer = adamw_convnext(num_layers=6 if name == "tiny" else 12, **rate)
+    return network(config, encoder("convnext", variant=name), decoder("uper"), optimizer)
+
+
+def segformer(config: ConfigDict, name: str) -> ConfigDict:
+    """SegFormer 'b0' to 'b5', as mmsegmentation has it: 160k steps, no auxiliary head."""
+    config.num_steps, config.model.auxiliary = 160_000, None
+    config.eval.every_steps = config.checkpoint.every_steps = 16_000
+    return network(config, encoder("mit", variant=name), decoder("segformer"), adamw_segformer())
+
+
+def hrnet(config: ConfigDict, name: str) -> ConfigDict:
+    """HRNet 'w18_small', 'w18' or 'w48', under one 1x1 convolution of all four branches, as mmsegmentation has it."""
+    channels = 720 if name == "w48" else 270  # those of the branches together
+    fused = {"num_convs": 1, "kernel_size": 1, "concat_input": False, "resize_concat": True, "dropout": 0.0}
+    config.model.auxiliary = None
+    return network(config, encoder("hrnet", variant=name), decoder("fcn", channels=channels, **fused))
+
+
+def network(config: ConfigDict, encoder: dict, decoder: dict, optimizer: dict | None = None) -> ConfigDict:
+    """The same config with another encoder and decoder, and with another optimiser if one is given."""
+    config.model.encoder, config.model.decoder = ConfigDict(encoder), ConfigDict(decoder)
+    if optimizer:
+        config.optimizer = ConfigDict(optimizer)
+    return config
+
+
 def camvid(decoder: dict, name: str = "resnet", **changes) -> ConfigDict:
     """CamVid at its full 480x360, trained from scratch with the given decoder, encoder and changes of the encoder."""
     config = get_config()
