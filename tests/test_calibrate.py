@@ -13,48 +13,53 @@ from se_jax import calibrate
 from se_jax.models.segmenter import normalize
 from tests import tiny
 
-BATCHES = [{"image": tiny.images(8, seed=seed)} for seed in range(2)]
+
+def batches(side=65, first=0):
+    return [{"image": tiny.images(8, side, seed)} for seed in range(first, first + 2)]
 
 
-def fresh(model):
+BATCHES = batches()
+
+
+def fresh(model, side=65):
     """Variables as training starts from them."""
-    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, 65, 65, 3)))
+    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, side, side, 3)))
 
 
-def fresh_batches():
-    return [{"image": tiny.images(8, seed=seed)} for seed in range(10, 12)]
+def fresh_batches(side=65):
+    return batches(side, first=10)
 
 
 @pytest.fixture(scope="module", params=tiny.HEADS)
 def calibrated(request):
-    """(explicit network, its variables before and after calibration, the rows measured) for every head."""
-    model = tiny.network(request.param, "explicit")
-    variables = fresh(model)
-    after, rows = calibrate.calibrate(model, variables, lambda: BATCHES)
-    return model, variables, after, rows
+    """(explicit network, its variables before and after calibration, the rows measured, side) for every head."""
+    model, side = tiny.network(request.param, "explicit"), tiny.sides(request.param)[0]
+    variables = fresh(model, side)
+    after, rows = calibrate.calibrate(model, variables, lambda: batches(side))
+    return model, variables, after, rows, side
 
 
 def test_every_branch_of_every_site_is_measured_in_nesting_order(calibrated):
-    model, _, _, rows = calibrated
+    model, _, _, rows, _ = calibrated
     assert tuple(dict.fromkeys(row.site for row in rows)) == model.equalized_sites
     for site in model.equalized_sites:
         assert max(row.ratio for row in rows if row.site == site) == 1.0
 
 
 def test_nothing_but_the_equalizer_changes(calibrated):
-    _, before, after, _ = calibrated
+    _, before, after, _, _ = calibrated
     for collection in ("params", "batch_stats"):
         jax.tree.map(np.testing.assert_array_equal, before[collection], after[collection])
 
 
 def test_equalized_branches_have_mean_0_and_std_1(calibrated):
     """On the very images that were measured to float32's rounding, on fresh ones within the sampling error."""
-    model, _, after, _ = calibrated
-    for row in calibrate.measure(model, after, lambda: BATCHES):
+    model, _, after, _, side = calibrated
+    for row in calibrate.measure(model, after, lambda: batches(side)):
         if row.site in model.equalized_sites:
             assert abs(row.mean) < 1e-4
             assert abs(row.std - 1) < 1e-4
-    for row in calibrate.measure(model, after, fresh_batches):
+    for row in calibrate.measure(model, after, lambda: fresh_batches(side)):
         if row.site in model.equalized_sites:
             # a pooled 1x1 branch has no more than 16 images x 8 channels of values
             assert abs(row.mean) < 0.3
@@ -62,10 +67,10 @@ def test_equalized_branches_have_mean_0_and_std_1(calibrated):
 
 
 def test_eight_devices_measure_what_one_measures(calibrated):
-    model, variables, _, rows = calibrated
+    model, variables, _, rows, side = calibrated
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("data"))
-    sharded = [jax.device_put(batch, sharding) for batch in BATCHES]
+    sharded = [jax.device_put(batch, sharding) for batch in batches(side)]
     spread = jax.device_put(variables, jax.NamedSharding(mesh, jax.P()))
     _, sharded_rows = calibrate.calibrate(model, spread, lambda: sharded, mesh=mesh)
     for one, eight in zip(rows, sharded_rows, strict=True):
@@ -173,7 +178,7 @@ def test_no_images_is_an_error():
 
 
 def test_table_and_picture(calibrated, tmp_path):
-    _, _, _, rows = calibrated
+    _, _, _, rows, _ = calibrated
     text = calibrate.table(rows)
     assert len(text.splitlines()) == len(rows) + 1
     assert all(row.branch in text for row in rows)

@@ -27,11 +27,11 @@ WIDE_HEADS = {
 @pytest.mark.parametrize("statistics", ["global", "channel"])
 @pytest.mark.parametrize("head", tiny.HEADS)
 def test_folded_network_equals_explicit_network(head, statistics):
-    explicit = tiny.network(head, "explicit", statistics=statistics)
-    variables = tiny.init(explicit)
+    explicit, side = tiny.network(head, "explicit", statistics=statistics), tiny.sides(head)[0]
+    variables = tiny.init(explicit, side)
     folded_variables = fold(variables)
     assert "equalizer" not in folded_variables
-    images = normalize(jnp.asarray(tiny.images()))
+    images = normalize(jnp.asarray(tiny.images(size=side)))
     expected = jax.jit(explicit.apply)(variables, images)["logits"]
     folded = jax.jit(explicit.with_equalizer(mode="folded").apply)(folded_variables, images)["logits"]
     assert jnp.abs(folded - expected).max() <= 1e-5 * expected.std()

@@ -47,6 +47,14 @@ ENCODERS = {
     "xception": Xception(entry=((4, 2), (8, 2), (8, 2)), middle=1, exit=((8, 8, 8), (8, 8, 8))),
 }
 
+# head -> sides of the images it is tested with, where it cannot take all; the first is trained and calibrated with
+SIDES = {}
+
+
+def sides(name: str) -> tuple[int, int]:
+    """Sides of the square images that the network of that name is tested with."""
+    return SIDES.get(name, (65, 64))
+
 
 def network(name: str, mode: str = "none", auxiliary: bool = False, **equalizer) -> Segmenter:
     """The head of that name on a ResNet-18 of width 4, or the encoder of that name under a SegFormer head."""

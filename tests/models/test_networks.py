@@ -32,15 +32,15 @@ def options(head="psp", **decoder):
 
 @pytest.fixture(scope="class", params=[*tiny.HEADS, *tiny.ENCODERS])
 def network(request):
-    model = tiny.network(request.param, auxiliary=True)
-    return model, tiny.init(model)
+    model, sides = tiny.network(request.param, auxiliary=True), tiny.sides(request.param)
+    return model, tiny.init(model, sides[0]), sides
 
 
 class TestEveryNetwork:
     """Every head on a ResNet, and every other encoder under a SegFormer head."""
 
     def test_features_are_what_the_encoder_declares(self, network):
-        model, variables = network
+        model, variables, _ = network
         encoder = {name: part["encoder"] for name, part in variables.items() if "encoder" in part}
         for size in ((64, 96), (65, 97), (97, 33)):
             images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
@@ -52,9 +52,9 @@ class TestEveryNetwork:
             assert ratios == [4, 4]
 
     def test_logits_at_even_and_odd_sizes_compile_once_each(self, network):
-        model, variables = network
+        model, variables, sides = network
         forward = jax.jit(model.apply)
-        for size in (64, 65, 64):
+        for size in (*sides, sides[0]):
             images = normalize(jnp.asarray(tiny.images(size=size)))
             logits = forward(variables, images)["logits"]
             maps = jax.eval_shape(model.apply, variables, images)["logits"]
@@ -64,8 +64,8 @@ class TestEveryNetwork:
         assert forward._cache_size() == 2
 
     def test_every_parameter_gets_a_finite_gradient(self, network):
-        model, variables = network
-        images = normalize(jnp.asarray(tiny.images(4)))
+        model, variables, sides = network
+        images = normalize(jnp.asarray(tiny.images(4, sides[0])))
 
         @jax.jit
         def gradients(params):
@@ -85,19 +85,19 @@ class TestEveryNetwork:
         assert all(jax.tree.leaves(moved))
 
     def test_declared_sites_are_the_traced_ones(self, network):
-        model, variables = network
-        images = jax.ShapeDtypeStruct((2, 65, 65, 3), jnp.float32)
+        model, variables, sides = network
+        images = jax.ShapeDtypeStruct((2, sides[0], sides[0], 3), jnp.float32)
         _, updates = jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["moments"]), variables, images)
         assert {path[-1] for path, _ in sites(updates["moments"])} == set(model.sites)
 
     def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state(self, network):
-        model, variables = network
+        model, variables, sides = network
         rough = model.clone(
             encoder=model.encoder.clone(dtype=jnp.bfloat16),
             decoder=model.decoder.clone(dtype=jnp.bfloat16),
             auxiliary=None,
         )
-        images = jax.ShapeDtypeStruct((2, 65, 65, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct((2, sides[0], sides[0], 3), jnp.float32)
         born = jax.eval_shape(rough.init, jax.random.key(0), images)
         assert {leaf.dtype for leaf in jax.tree.leaves(born)} == {jnp.dtype("float32")}
         encoder = {name: part["encoder"] for name, part in born.items() if "encoder" in part}
@@ -106,7 +106,7 @@ class TestEveryNetwork:
         assert jax.eval_shape(rough.apply, born, images)["logits"].dtype == jnp.float32
 
     def test_variables_are_saved_exported_and_loaded_bit_by_bit(self, network, tmp_path):
-        model, variables = network
+        model, variables, _ = network
         checkpoints.save_variables(tmp_path, variables)
         blank = jax.tree.map(jnp.zeros_like, variables)
         for layout in tables.tables_of(model.encoder):
