@@ -16,12 +16,15 @@ tf.config.set_visible_devices([], "TPU")
 
 from data_pipelines import ade20k, cityscapes, pascal_context, shapes, voc2012  # noqa: E402
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec  # noqa: E402
+from data_pipelines.official import Official  # noqa: E402
 from data_pipelines.pipeline import calibration_batches, eval_batches, train_batches  # noqa: E402
 from data_pipelines.sources import (  # noqa: E402
     FileSource,
     FolderSource,
+    ImageSource,
     Source,
     check_labels,
+    folder_images,
     read_classes,
     read_example,
 )
@@ -33,6 +36,7 @@ __all__ = [
     "DataError",
     "FileSource",
     "FolderSource",
+    "ImageSource",
     "LabelError",
     "LabelSpec",
     "Source",
@@ -40,6 +44,7 @@ __all__ = [
     "calibration_batches",
     "check_labels",
     "eval_batches",
+    "open_images",
     "read_example",
     "train_batches",
 ]
@@ -83,20 +88,43 @@ def build(config) -> Data:
     return Data(train, val, labels)
 
 
+def open_images(config) -> tuple[ImageSource, LabelSpec]:
+    """The images of the validation split (data.val_split) alone, in order, and what is predicted for them.
+
+    Annotations are neither needed nor read: it may be a test split. Raises DataError, naming option or file, if an
+    option is out of range or something is missing.
+    """
+    check_config(config)
+    if config.name == "shapes":
+        raise DataError("data.name='shapes': generated pictures are no files; name a data set of files")
+    official = _check_directory(config)
+    if official:
+        return official.open_images(config.dir, config.val_split or official.val_split)
+    split = config.val_split or "val"
+    images = folder_images(config.dir, split, config.image_dir)
+    return ImageSource(f"{config.dir} ({split})", list(images.values())), read_classes(config.dir)
+
+
 def _open(config) -> tuple[list[FileSource], LabelSpec]:
     """The sources of the training and the validation split of a data set of files, and its labels."""
-    official = OFFICIAL.get(config.name)
-    expected = official.origin if official else "Expected: images/, annotations/ and classes.json in it."
-    if not config.dir:
-        raise DataError(f"data.dir is empty: set it to the directory of the data set. {expected}")
-    if not tf.io.gfile.isdir(config.dir):
-        raise DataError(f"data.dir={config.dir!r} is not a directory. {expected}")
+    official = _check_directory(config)
     if official:
         splits = (config.train_split or official.train_split, config.val_split or official.val_split)
         return official.open(config.dir, splits)
     labels = read_classes(config.dir)
     splits = (config.train_split or "train", config.val_split or "val")
     return [FolderSource(config.dir, split, config.image_dir, config.label_dir) for split in splits], labels
+
+
+def _check_directory(config) -> Official | None:
+    """What reads the published data set of that name, None where the name is 'folder'; DataError without data.dir."""
+    official = OFFICIAL.get(config.name)
+    expected = official.origin if official else "Expected: images/, annotations/ and classes.json in it."
+    if not config.dir:
+        raise DataError(f"data.dir is empty: set it to the directory of the data set. {expected}")
+    if not tf.io.gfile.isdir(config.dir):
+        raise DataError(f"data.dir={config.dir!r} is not a directory. {expected}")
+    return official
 
 
 def check_config(config) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines.labels import LabelSpec
 from data_pipelines.official import Official, list_directories
-from data_pipelines.sources import FolderSource
+from data_pipelines.sources import FolderSource, folder_images
 
 # Of the names that objectInfo150.txt gives a class the one that mmsegmentation takes.
 _NAMES = """
@@ -47,6 +47,10 @@ ORIGIN = (
     "ADE20K is http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip; unpack it in data.dir, which "
     "then holds ADEChallengeData2016/{images,annotations}/{training,validation}."
 )
+TEST = (
+    "The test images are http://data.csail.mit.edu/places/ADEchallenge/release_test.zip; put the images of its folder "
+    "testing in ADEChallengeData2016/images/testing. They have no annotations: for predictions only."
+)
 LABELS = LabelSpec.create(
     NAMES,
     PALETTE,
@@ -71,4 +75,6 @@ DATASET = Official(
     origin=ORIGIN,
     list_splits=lambda root: list_directories(os.path.join(root, "images")),
     read=_read,
+    images=lambda root, split: (list(folder_images(root, split, advice=ORIGIN).values()), LABELS),
+    additions={"testing": TEST},
 )

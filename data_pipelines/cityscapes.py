@@ -60,15 +60,13 @@ KINDS = {"labelTrainIds": LABELS_TRAIN_IDS, "labelIds": LABELS}
 
 
 def _read(root: str, splits: Sequence[str]) -> tuple[list[FileSource], LabelSpec]:
-    images = [_frames(root, "leftImg8bit", split, "_leftImg8bit.png") for split in splits]
+    images = [_images(root, split) for split in splits]
     for kind in KINDS:
         labels = [_frames(root, "gtFine", split, f"_gtFine_{kind}.png") for split in splits]
         if all(ours.keys() <= theirs.keys() for ours, theirs in zip(images, labels, strict=True)):
             break  # else the last kind, labelIds
     sources = []
     for split, ours, theirs in zip(splits, images, labels, strict=True):
-        if not ours:
-            raise DataError(f"{os.path.join(root, 'leftImg8bit', split)} holds no CITY/*_leftImg8bit.png. {ORIGIN}")
         for have, want, folder, ending in (
             (theirs, ours, "gtFine", f"gtFine_{kind}"),
             (ours, theirs, "leftImg8bit", "leftImg8bit"),
@@ -79,6 +77,13 @@ def _read(root: str, splits: Sequence[str]) -> tuple[list[FileSource], LabelSpec
             require_files(missing, len(want), f"{folder}/{split}/CITY/*_{ending}.png", ORIGIN)
         sources.append(FileSource(f"{root} ({split})", [(path, theirs[frame]) for frame, path in ours.items()]))
     return sources, KINDS[kind]
+
+
+def _images(root: str, split: str) -> dict[str, str]:
+    frames = _frames(root, "leftImg8bit", split, "_leftImg8bit.png")
+    if not frames:
+        raise DataError(f"{os.path.join(root, 'leftImg8bit', split)} holds no CITY/*_leftImg8bit.png. {ORIGIN}")
+    return frames
 
 
 def _frames(root: str, folder: str, split: str, ending: str) -> dict[str, str]:
@@ -103,4 +108,5 @@ DATASET = Official(
     additions={"test": "Only predictions for the benchmark's server need it. " + ORIGIN},
     list_splits=lambda root: list_directories(os.path.join(root, "leftImg8bit")),
     read=_read,
+    images=lambda root, split: (list(_images(root, split).values()), LABELS),
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from data_pipelines.labels import DataError, LabelSpec
-from data_pipelines.sources import FileSource
+from data_pipelines.sources import FileSource, ImageSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Official:
     origin: where to get it and where to put it; additions: the same for splits that one can do without.
     list_splits: root -> names of the splits that are there.
     read: (root, splits) -> a source for each split, and the LabelSpec of them all.
+    images: (root, split) -> paths of the split's images, which need no annotations, and what is predicted for them.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Official:
     origin: str
     list_splits: Callable[[str], list[str]]
     read: Callable[[str, Sequence[str]], tuple[list[FileSource], LabelSpec]]
+    images: Callable[[str, str], tuple[Sequence[str], LabelSpec]]
     additions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def root(self, directory: str) -> str:
@@ -51,6 +53,19 @@ class Official:
 
         Raises DataError naming split or file if the data set, a split or a file of it is not there.
         """
+        return self.read(self._with_splits(directory, splits), splits)
+
+    def open_images(self, directory: str, split: str) -> tuple[ImageSource, LabelSpec]:
+        """The images of a split alone, which may have no annotations, and what is predicted for them.
+
+        Raises DataError naming split or file if the data set, the split or an image of it is not there.
+        """
+        root = self._with_splits(directory, [split])
+        paths, labels = self.images(root, split)
+        return ImageSource(f"{root} ({split})", paths), labels
+
+    def _with_splits(self, directory: str, splits: Sequence[str]) -> str:
+        """The root, in which there are the `splits`."""
         root = self.root(os.fspath(directory))
         there = self.list_splits(root)
         for split in splits:
@@ -59,7 +74,7 @@ class Official:
                     f"{root} has no split {split!r}; there are: {', '.join(there) or 'none'} "
                     "(data.train_split, data.val_split). " + self.additions.get(split, self.origin)
                 )
-        return self.read(root, splits)
+        return root
 
 
 def list_directories(directory: str) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from data_pipelines import ade20k
 from data_pipelines.labels import IGNORE, LabelSpec
 from data_pipelines.official import Official, list_lists
-from data_pipelines.sources import ListSource
+from data_pipelines.sources import ListSource, listed_images
 
 NAMES = (
     *("aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle", "building"),
@@ -60,6 +60,7 @@ def _dataset(labels: LabelSpec) -> Official:
         origin=ORIGIN,
         list_splits=lambda root: list_lists(os.path.join(root, LISTS)),
         read=_reader(labels),
+        images=lambda root, split: (list(listed_images(root, split, LISTS, "JPEGImages", ORIGIN).values()), labels),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from data_pipelines.labels import DataError, LabelError, LabelSpec
+from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 LABEL_ENDINGS = (".png",)
@@ -26,6 +26,7 @@ FOLDER_LAYOUT = (
 class Source(abc.ABC):
     """A sequence of encoded examples: `len(source)`, `source[i] -> (image bytes, annotation bytes, name)`.
 
+    The annotation's bytes are None where there is none: every pixel is then ignored.
     name: what messages call the source, for example its directory.
     decoded: {index: (image, label)} kept here when config.cache is on.
     skipped: {message: times} of the examples that could not be read and were skipped.
@@ -40,7 +41,7 @@ class Source(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def __getitem__(self, index: int) -> tuple[bytes, bytes, str]: ...
+    def __getitem__(self, index: int) -> tuple[bytes, bytes | None, str]: ...
 
     @abc.abstractmethod
     def size(self, index: int) -> tuple[int, int]:
@@ -48,6 +49,10 @@ class Source(abc.ABC):
 
     def label_name(self, index: int) -> str:
         """What messages call annotation `index`."""
+        return f"{self.name} {index}"
+
+    def image_name(self, index: int) -> str:
+        """What messages and results call image `index`."""
         return f"{self.name} {index}"
 
 
@@ -71,6 +76,9 @@ class FileSource(Source):
     def label_name(self, index: int) -> str:
         return self.pairs[index][1]
 
+    def image_name(self, index: int) -> str:
+        return self.pairs[index][0]
+
     def size(self, index: int) -> tuple[int, int]:
         path = self.pairs[index][0]
         try:
@@ -78,6 +86,17 @@ class FileSource(Source):
                 return image.height, image.width
         except (OSError, SyntaxError, ValueError, tf.errors.OpError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: the image cannot be read: {error}") from error
+
+
+class ImageSource(FileSource):
+    """Image files without annotations, as those of a test split."""
+
+    def __init__(self, name: str, paths: Sequence[str]):
+        super().__init__(name, [(path, path) for path in paths])
+
+    def __getitem__(self, index: int) -> tuple[bytes, None, str]:
+        path = self.pairs[index][0]
+        return read_bytes(path), None, path
 
 
 class FolderSource(FileSource):
@@ -96,13 +115,20 @@ class FolderSource(FileSource):
         advice: str = FOLDER_LAYOUT,
     ):
         directory = os.fspath(directory)
-        images = _files_by_stem(os.path.join(directory, image_dir, split), IMAGE_ENDINGS, advice)
+        images = folder_images(directory, split, image_dir, advice)
         labels = _files_by_stem(os.path.join(directory, label_dir, split), LABEL_ENDINGS, advice)
-        if not images and not labels:
-            raise DataError(f"{os.path.join(directory, image_dir, split)} holds no image ({', '.join(IMAGE_ENDINGS)})")
         _check_pairs(images, labels, "image", "annotation")
         _check_pairs(labels, images, "annotation", "image")
         super().__init__(f"{directory} ({split})", [(images[stem], labels[stem]) for stem in sorted(images)])
+
+
+def folder_images(directory: str, split: str, image_dir: str = "images", advice: str = FOLDER_LAYOUT) -> dict[str, str]:
+    """{STEM: path} of the images `dir/image_dir/split/STEM.jpg`; DataError (followed by `advice`) without a folder."""
+    folder = os.path.join(directory, image_dir, split)
+    images = _files_by_stem(folder, IMAGE_ENDINGS, advice)
+    if not images:
+        raise DataError(f"{folder} holds no image ({', '.join(IMAGE_ENDINGS)})")
+    return images
 
 
 class ListSource(FileSource):
@@ -115,18 +141,29 @@ class ListSource(FileSource):
     def __init__(
         self, directory: str, split: str, list_dir: str, image_dir: str, label_dirs: Sequence[str], advice: str
     ):
-        listed = os.path.join(directory, list_dir, f"{split}.txt")
-        names = sorted({line.strip() for line in read_bytes(listed).decode(errors="replace").splitlines()} - {""})
-        if not names:
-            raise DataError(f"{listed} holds no names; expected one a line. {advice}")
-        images = _files_by_stem(os.path.join(directory, image_dir), IMAGE_ENDINGS, advice)
+        images = listed_images(directory, split, list_dir, image_dir, advice)
         labels = {}
         for label_dir in label_dirs:
             labels = _files_by_stem(os.path.join(directory, label_dir), LABEL_ENDINGS, advice) | labels
-        for files, folder, ending in ((images, image_dir, ".jpg"), (labels, label_dirs[-1], ".png")):
-            missing = [os.path.join(directory, folder, name + ending) for name in names if name not in files]
-            require_files(missing, len(names), f"listed in {listed}", advice)
-        super().__init__(f"{directory} ({split})", [(images[name], labels[name]) for name in names])
+        missing = [os.path.join(directory, label_dirs[-1], f"{name}.png") for name in images if name not in labels]
+        listed = os.path.join(directory, list_dir, f"{split}.txt")
+        require_files(missing, len(images), f"listed in {listed}", advice)
+        super().__init__(f"{directory} ({split})", [(path, labels[name]) for name, path in images.items()])
+
+
+def listed_images(directory: str, split: str, list_dir: str, image_dir: str, advice: str) -> dict[str, str]:
+    """{NAME: path} of the images `dir/image_dir/NAME.jpg` that `dir/list_dir/split.txt` names, in rising order.
+
+    Raises DataError for a missing or empty list, or missing files (followed by `advice`).
+    """
+    listed = os.path.join(directory, list_dir, f"{split}.txt")
+    names = sorted({line.strip() for line in read_bytes(listed).decode(errors="replace").splitlines()} - {""})
+    if not names:
+        raise DataError(f"{listed} holds no names; expected one a line. {advice}")
+    images = _files_by_stem(os.path.join(directory, image_dir), IMAGE_ENDINGS, advice)
+    missing = [os.path.join(directory, image_dir, f"{name}.jpg") for name in names if name not in images]
+    require_files(missing, len(names), f"listed in {listed}", advice)
+    return {name: images[name] for name in names}
 
 
 def require_files(missing: Sequence[str], count: int, what: str, advice: str) -> None:
@@ -149,13 +186,15 @@ def read_example(source: Source, labels: LabelSpec, index: int) -> tuple[np.ndar
     """Decodes example `index`: image uint8 [h, w, 3] RGB and label uint8 [h, w] of train ids.
 
     Raises DataError naming the file if a file is missing, truncated or corrupt, or if the two differ in size;
-    LabelError if the annotation holds ids outside the table.
+    LabelError if the annotation holds ids outside the table. The label of an image without annotation is IGNORE.
     """
     image_bytes, label_bytes, name = source[index]
     image = _decode(image_bytes, name, "image")
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{name}: the image has {image.mode} pixels of more than 8 bits; save it with 8 bits a channel")
     image = np.asarray(image.convert("RGB"))
+    if label_bytes is None:
+        return image, np.full(image.shape[:2], IGNORE, np.uint8)
     label_name = source.label_name(index)
     label = decode_label(label_bytes, label_name)
     if label.shape != image.shape[:2]:

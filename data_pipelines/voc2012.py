@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from data_pipelines.labels import LabelSpec, voc_colours
 from data_pipelines.official import Official, list_lists
-from data_pipelines.sources import ListSource
+from data_pipelines.sources import ListSource, listed_images
 
 NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -26,6 +26,10 @@ AUGMENTED = (
     "tools/dataset_converters/voc_aug.py write VOC2012/SegmentationClassAug/NAME.png and "
     "VOC2012/ImageSets/Segmentation/trainaug.txt (10582 names, one a line) from it, or put both there from elsewhere. "
     "Without it: data.train_split=train, the 1464 official images."
+)
+TEST = (
+    "The test images are VOC2012test.tar of http://host.robots.ox.ac.uk:8080/ (after registration); unpack it beside "
+    "the others. They have no masks: for predictions only."
 )
 LISTS = os.path.join("ImageSets", "Segmentation")
 LABELS = LabelSpec.create(
@@ -52,7 +56,8 @@ DATASET = Official(
     places=("", "VOC2012", os.path.join("VOCdevkit", "VOC2012")),
     inside=LISTS,
     origin=ORIGIN,
-    additions={"trainaug": AUGMENTED, "aug": AUGMENTED},
+    additions={"trainaug": AUGMENTED, "aug": AUGMENTED, "test": TEST},
     list_splits=lambda root: list_lists(os.path.join(root, LISTS)),
     read=_read,
+    images=lambda root, split: (list(listed_images(root, split, LISTS, "JPEGImages", ORIGIN).values()), LABELS),
 )

@@ -1,8 +1,10 @@
 """What holds for every published data set."""
 
 import os
+import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
 
 import data_pipelines
@@ -65,6 +67,41 @@ def test_a_missing_data_set_is_answered_with_where_to_get_it(name, tmp_path):
         data_pipelines.build(make_config(name, ""))
     with pytest.raises(DataError, match=r"data.dir='.*/nowhere' is not a directory.*https?://"):
         data_pipelines.build(make_config(name, tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_images_alone_are_those_of_the_split_and_need_no_annotations(name, tmp_path):
+    root = WRITE[name](tmp_path)
+    dataset = OFFICIAL[name]
+    (labelled,), specified = dataset.open(tmp_path, [dataset.val_split])
+    for folder in ("annotations", "gtFine", "SegmentationClass", "SegmentationClassContext"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    source, labels = data_pipelines.open_images(make_config(name, tmp_path))
+    assert [source.image_name(k) for k in range(len(source))] == [image for image, _ in labelled.pairs]
+    assert labels.names == specified.names
+    assert source.size(0) == (12, 16)
+    batches = list(data_pipelines.eval_batches(source, labels, 1))
+    assert len(batches) == len(source) and all((batch["label"] == 255).all() for batch in batches)
+    np.testing.assert_array_equal(
+        np.concatenate([batch["image"] for batch in batches])[0],
+        np.asarray(PIL.Image.open(labelled.pairs[0][0]).convert("RGB")),
+    )
+
+
+def test_images_alone_of_a_folder_and_what_cannot_be(tmp_path):
+    trees.write_image(tmp_path / "images" / "test" / "b.png")
+    trees.write_image(tmp_path / "images" / "test" / "a.png")
+    (tmp_path / "classes.json").write_text('{"classes": ["road", "sky"]}')
+    source, labels = data_pipelines.open_images(make_config("folder", tmp_path, val_split="test"))
+    assert [os.path.basename(source.image_name(k)) for k in range(2)] == ["a.png", "b.png"]
+    assert labels.names == ("road", "sky")
+    with pytest.raises(DataError, match=r"images/val does not exist"):
+        data_pipelines.open_images(make_config("folder", tmp_path))
+    with pytest.raises(DataError, match=r"generated pictures are no files"):
+        data_pipelines.open_images(make_config("shapes", tmp_path))
+    trees.write_ade20k(tmp_path / "ade")
+    with pytest.raises(DataError, match=r"no split 'testing'; there are: training, validation.*release_test.zip"):
+        data_pipelines.open_images(make_config("ade20k", tmp_path / "ade", val_split="testing"))
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
