@@ -1,7 +1,9 @@
-"""Every config makes a network and passes the checks of a run."""
+"""Every config makes a network and passes the checks of a run; the recipes are the published ones."""
 
 import importlib
+import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +15,80 @@ from configs import common
 from se_jax import optimizers, parallel, train
 from se_jax.models import ENCODERS, build
 
-FILES = sorted(
-    p.stem for p in pathlib.Path(common.__file__).parent.glob("*.py") if p.stem not in ("__init__", "common")
-)
+ROOT = pathlib.Path(common.__file__).parents[1]
+FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+
+# What the reference's configs of a data set have in common:
+# classes, steps, images a step, crop (h, w), scale (w, h), black padding, (mode, window, stride), align_corners
+WHOLE = ("whole", None, None)
+DATA_SETS = {
+    "ade20k": (150, 160_000, 16, (512, 512), (2048, 512), False, WHOLE, False),
+    "voc2012": (21, 40_000, 16, (512, 512), (2048, 512), True, WHOLE, False),
+    "cityscapes": (19, 80_000, 8, (512, 1024), (2048, 1024), False, WHOLE, False),
+}
+HEADS = ("fcn", "psp", "aspp", "sep_aspp", "uper")
+ENCODERS_OF = ("swin_uper", "twins_uper", "convnext_uper", "hrnet_fcn")
+RECIPES = [f"{data}_{part}" for data in DATA_SETS for part in (*HEADS, *ENCODERS_OF)]
+RECIPES += ["ade20k_segformer", "cityscapes_segformer"]
+
+
+def sliding(window, stride):
+    return ("slide", (window, window), (stride, stride))
+
+
+# and how single recipes differ from that: "file" or "file:variant" -> {place in the tuple: value}
+CITYSCAPES_769 = {3: (769, 769), 4: (2049, 1025), 6: sliding(769, 513), 7: True}
+EXCEPTIONS = {
+    **{f"cityscapes_{head}:{depth}_769": CITYSCAPES_769 for head in HEADS for depth in ("r50", "r101")},
+    "ade20k_convnext_uper": {6: sliding(512, 341)},
+    **{
+        f"ade20k_convnext_uper:{size}_640": {3: (640, 640), 4: (2560, 640), 6: sliding(640, 426)}
+        for size in ("base", "large", "xlarge")
+    },
+    "voc2012_convnext_uper": {6: sliding(512, 341)},
+    "ade20k_twins_uper:pcpvt_small": {2: 32},
+    "ade20k_segformer:b5_640": {3: (640, 640), 4: (2048, 640)},
+    "cityscapes_segformer": {1: 160_000, 3: (1024, 1024), 6: sliding(1024, 768)},
+}
+# name, rate, last rate, power, warm-up, decay
+SGD = ("sgd", 0.01, 1e-4, 0.9, 0, 5e-4)
+ADAMW = ("adamw", 6e-5, 0.0, 1.0, 1500, 0.01)
+CONVNEXT = ("adamw", 1e-4, 0.0, 1.0, 1500, 0.05)
+# Parameters of the reference's whole networks in millions, with the auxiliary head; tests of the encoders count theirs.
+PUBLISHED = {
+    "ade20k_fcn:r50": 49.60,
+    "ade20k_psp:r50": 49.08,
+    "ade20k_aspp:r101": 87.21,
+    "ade20k_sep_aspp:r50": 43.69,
+    "ade20k_uper:r50": 66.52,
+    "cityscapes_aspp:r50_769": 68.11,
+    "ade20k_fcn:mobilenetv2": 9.82,
+    "ade20k_sep_aspp:mobilenetv2": 15.35,
+    "ade20k_swin_uper:base_window12": 121.42,
+    "ade20k_convnext_uper:tiny": 60.24,
+    "ade20k_twins_uper:svt_small": 53.86,
+    "ade20k_twins_uper:pcpvt_small": 54.08,
+    "ade20k_segformer:b0": 3.75,
+    "ade20k_segformer:b2": 24.76,
+    "ade20k_hrnet_fcn:w18": 9.68,
+}
 
 
 def load(name):
     return importlib.import_module(f"configs.{name}")
+
+
+def get(name):
+    """The config of 'file' or 'file:variant'."""
+    name, _, variant = name.partition(":")
+    return load(name).get_config(*([variant] if variant else []))
+
+
+def variants(names):
+    """'file:variant' for every variant of those files; 'file' where there are none."""
+    return [
+        f"{name}:{variant}" if variant else name for name in names for variant in getattr(load(name), "VARIANTS", ("",))
+    ]
 
 
 def keys(config, path=""):
@@ -30,9 +99,12 @@ def keys(config, path=""):
     return set().union(*nested)
 
 
-@pytest.mark.parametrize("name", FILES)
+# ---- All configs ----
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in RECIPES])
 def test_config_makes_a_network(name):
-    config = load(name).get_config()
+    config = get(name)
     model = build(config.model)
     images = jnp.zeros((1, *config.data.crop, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -41,9 +113,10 @@ def test_config_makes_a_network(name):
     assert jax.eval_shape(model.apply, variables, images)["logits"].shape[-1] == config.model.num_classes
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", variants(FILES))
 def test_config_passes_the_checks(name):
-    config = load(name).get_config()
+    config = get(name)
+    build(config.model)
     train.check(config, parallel.make_mesh())
     data_pipelines.check_config(config.data)
     optimizers.build(config.optimizer, config.num_steps)
@@ -51,8 +124,9 @@ def test_config_passes_the_checks(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_config_has_the_common_options(name):
-    theirs = {key for key in keys(common.get_config()) if not key.startswith(("model.encoder.", "model.decoder."))}
-    assert theirs <= keys(load(name).get_config())
+    config = get(name)
+    ours = ("model.encoder.", "model.decoder.", *(("model.auxiliary.",) if config.model.auxiliary is None else ()))
+    assert {key for key in keys(common.get_config()) if not key.startswith(ours)} <= keys(config)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -72,6 +146,118 @@ def test_config_says_how_to_run_it(name):
     assert f"python -m se_jax.main --config=configs/{name}.py" in load(name).__doc__
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_config_names_is_there(name):
+    for file, variant in re.findall(r"(\w+)\.py(?::(\w+))?", load(name).__doc__):
+        assert file in FILES
+        assert not variant or variant in load(file).VARIANTS
+
+
 def test_fcn_fuses_four_stages():
     model = build(load("camvid_fcn").get_config().model)
     assert list(model.sites) == ["resize_concat"]
+
+
+# ---- The recipes of the published data sets ----
+
+
+def options(config):
+    """The options that DATA_SETS lists."""
+    data, protocol = config.data, config.eval
+    assert data.scale == protocol.scale
+    return (
+        config.model.num_classes,
+        config.num_steps,
+        data.batch_size,
+        data.crop,
+        data.scale,
+        data.black_padding,
+        (protocol.mode, protocol.window, protocol.stride),
+        config.model.align_corners,
+    )
+
+
+@pytest.mark.parametrize("name", variants(RECIPES))
+def test_recipe_has_the_options_of_its_data_set(name):
+    file, _, variant = name.partition(":")
+    config = get(name)
+    expected = list(DATA_SETS[config.data.name])
+    for place, value in (EXCEPTIONS.get(file, {}) | EXCEPTIONS.get(name, {})).items():
+        expected[place] = value
+    assert options(config) == tuple(expected)
+    assert file.startswith(config.data.name)
+    assert config.eval.every_steps == config.checkpoint.every_steps == config.num_steps / 10
+    augmentation = config.data
+    assert (augmentation.ratio_range, augmentation.cat_max_ratio, augmentation.flip) == ((0.5, 2.0), 0.75, 0.5)
+    assert augmentation.photometric
+    assert (config.loss.average, config.loss.auxiliary_weight) == ("all", 0.4)
+    no_auxiliary = "segformer" in file or "hrnet" in file
+    assert config.model.auxiliary == (None if no_auxiliary else ConfigDict({"in_index": 2, "channels": 256}))
+
+
+@pytest.mark.parametrize("name", variants(RECIPES))
+def test_recipe_has_the_optimizer_of_its_encoder(name):
+    found = get(name).optimizer
+    expected = {"resnet": SGD, "mobilenetv2": SGD, "hrnet": SGD, "convnext": CONVNEXT}
+    expected = expected.get(get(name).model.encoder.name, ADAMW)
+    if "convnext" in name and ":xlarge" in name:
+        expected = (expected[0], 8e-5, *expected[2:])
+    keys = ("name", "learning_rate", "min_learning_rate", "power", "warmup_steps", "weight_decay")
+    assert tuple(found[key] for key in keys) == expected
+    multiplied = {"convnext": 5, "mit": 1}.get(get(name).model.encoder.name, 0)
+    assert len(found.rate_multipliers) == multiplied
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipe_makes_the_published_network(name):
+    config = get(name)
+    shapes = jax.eval_shape(build(config.model).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) / 1e6
+    assert abs(count - PUBLISHED[name]) < 0.0051
+    parallel.param_shardings(parallel.make_mesh(), shapes["params"])
+    tx, _ = optimizers.build(config.optimizer, config.num_steps)
+    jax.eval_shape(tx.init, shapes["params"])  # finds every pattern of the multipliers among the parameters
+
+
+def test_data_sets_share_their_networks():
+    """What is checked of ADE20K's networks holds for the others': only classes and the edges of resizes differ."""
+
+    def network(name):
+        model = json.loads(get(name).model.to_json())
+        return {key: value for key, value in model.items() if key not in ("num_classes", "align_corners")}
+
+    for name in variants(RECIPES):
+        file, variant = name.split(":")
+        part = file.split("_", 1)[1]
+        alike = f"ade20k_{part}:{variant.removesuffix('_769')}"
+        if alike in variants(RECIPES):
+            assert network(name) == network(alike), name
+        else:  # ADE20K's have these at 640 x 640
+            assert network(name) == network(f"{alike}_640"), name
+
+
+def test_output_strides_and_dilations():
+    for head in HEADS:
+        encoder = get(f"cityscapes_{head}:r101").model.encoder
+        assert (encoder.depth, encoder.variant) == (101, "v1c")
+        assert encoder.output_stride == (32 if head == "uper" else 8)
+    assert get("ade20k_aspp").model.decoder.dilations == (1, 12, 24, 36)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_unknown_variant_is_named_with_those_that_are_known(name):
+    known = load(name).VARIANTS
+    with pytest.raises(ValueError, match=f"no variant 'r7'; expected one of {', '.join(known)}"):
+        load(name).get_config("r7")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_rows_are_of_variants_and_of_their_data_set(name):
+    """Lines such as '    r50  deeplabv3_r50-d8_4xb4-80k_ade20k-512x512  42.42 / 43.28'."""
+    rows = re.findall(r"^    (\w+) +(\S+-\d+k_(\S+?)-(\d+x\d+)) +([\d.]+)(?: / ([\d.]+))?$", load(name).__doc__, re.M)
+    assert bool(rows) == ("8xb" in load(name).__doc__ or "4xb" in load(name).__doc__)
+    for variant, _, data, crop, once, views in rows:
+        config = get(f"{name}:{variant}")
+        assert data == {"voc2012": "voc12aug"}.get(config.data.name, config.data.name)
+        assert crop == "x".join(map(str, config.data.crop))
+        assert not views or 0 < float(views) - float(once) < 4  # twelve views are better than one, by a little

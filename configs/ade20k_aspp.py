@@ -1,0 +1,29 @@
+"""ADE20K, ASPP head (DeepLabV3) on a dilated ResNet-50, ResNet-101 or MobileNetV2 of output stride 8.
+
+python -m se_jax.main --config=configs/ade20k_aspp.py:r50 --config.data.dir=DIR \\
+    --config.init_from=FILE --workdir=runs/ade20k_aspp_r50
+
+16 crops of 512x512 a step, 160k steps; --config.num_steps=80000 is the other published schedule. Equalizers are
+explicit.
+
+mmsegmentation's rows, of the plain network (--config.model.equalizer.mode=none) from an encoder trained on ImageNet;
+mIoU in percent in one view / in twelve:
+
+    r50          deeplabv3_r50-d8_4xb4-80k_ade20k-512x512            42.42 / 43.28
+    r50          deeplabv3_r50-d8_4xb4-160k_ade20k-512x512           42.66 / 44.09
+    r101         deeplabv3_r101-d8_4xb4-80k_ade20k-512x512           44.08 / 45.19
+    r101         deeplabv3_r101-d8_4xb4-160k_ade20k-512x512          45.00 / 46.66
+    mobilenetv2  mobilenet-v2-d8_deeplabv3_4xb4-160k_ade20k-512x512  34.08
+
+Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
+"""
+
+from configs import common
+
+VARIANTS = ("r50", "r101", "mobilenetv2")
+
+
+def get_config(variant: str = VARIANTS[0]):
+    """The config of one of VARIANTS."""
+    name, _ = common.parse(variant, VARIANTS)
+    return common.cnn(common.ade20k(), name, "aspp")

@@ -1,0 +1,23 @@
+"""Cityscapes, UPer head on ConvNeXt.
+
+python -m se_jax.main --config=configs/cityscapes_convnext_uper.py:tiny --config.data.dir=DIR \\
+    --config.init_from=FILE --workdir=runs/cityscapes_convnext_uper_tiny
+
+8 crops of 512x1024 a step, 80k steps, AdamW with rates that fall with the depth and a linear warm-up of 1500 steps.
+Equalizers are explicit.
+
+mmsegmentation has no such config: the network and its optimiser are those of ade20k_convnext_uper.py, data and
+schedule those of the CNNs of this data set, and their combination is ours. No published row is known.
+
+Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
+"""
+
+from configs import common
+
+VARIANTS = ("tiny", "small", "base", "large", "xlarge")
+
+
+def get_config(variant: str = VARIANTS[0]):
+    """The config of one of VARIANTS."""
+    name, _ = common.parse(variant, VARIANTS)
+    return common.convnext(common.cityscapes(), name)

@@ -1,0 +1,22 @@
+"""PASCAL VOC 2012, UPer head on Twins, SVT or PCPVT.
+
+python -m se_jax.main --config=configs/voc2012_twins_uper.py:svt_small --config.data.dir=DIR \\
+    --config.init_from=FILE --workdir=runs/voc2012_twins_uper_svt_small
+
+16 crops of 512x512 a step, 40k steps, AdamW with a linear warm-up of 1500 steps. Equalizers are explicit.
+
+mmsegmentation has no such config: the network and its optimiser are those of ade20k_twins_uper.py, data and schedule
+those of the CNNs of this data set, and their combination is ours. No published row is known.
+
+Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
+"""
+
+from configs import common
+
+VARIANTS = ("svt_small", "svt_base", "svt_large", "pcpvt_small", "pcpvt_base", "pcpvt_large")
+
+
+def get_config(variant: str = VARIANTS[0]):
+    """The config of one of VARIANTS."""
+    name, _ = common.parse(variant, VARIANTS)
+    return common.twins(common.voc2012(), name)
