@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
         "every_steps": 1000,  # and after the last step
         "batch_size": 1,  # of all devices together
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to; None: their own size
+        "size_multiple": 1,  # then sides are resized up to multiples of this; VWFormer needs 64
         "mode": "whole",  # the network sees the image at once; 'slide': windows of it, whose logits are averaged
         "window": config_dict.placeholder(tuple),  # (height, width), 'slide' only
         "stride": config_dict.placeholder(tuple),  # (height, width) from window to window, 'slide' only

@@ -43,10 +43,14 @@ TILE = 2**22  # numbers at most in a tile's scores: large ones are slow to get f
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One way an image is shown to the network: at which (height, width), and whether left and right are swapped."""
+    """One way an image is shown to the network: at which (height, width), and whether left and right are swapped.
+
+    fitted: the size that it is resized to before, if it is resized twice.
+    """
 
     size: tuple[int, int]
     mirrored: bool = False
+    fitted: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +62,21 @@ class Protocol:
     stride: tuple[int, int] | None = None
     tta: bool = False
     scale: tuple[int, int] | None = None
+    size_multiple: int = 1
 
     def views(self, size: tuple[int, int]) -> list[View]:
         """The views of an image of `size` = (height, width), in the reference's order."""
         if not self.tta:
-            return [View(input_size(*size, self.scale))]
+            return [self._view(size, self.scale)]
         height, width = size
         scales = [(int(width * ratio + 0.5), int(height * ratio + 0.5)) for ratio in RATIOS]
-        return [View(input_size(*size, scale), mirrored) for scale in scales for mirrored in (False, True)]
+        return [self._view(size, scale, mirrored) for scale in scales for mirrored in (False, True)]
+
+    def _view(self, size: tuple[int, int], scale, mirrored: bool = False) -> View:
+        """Sides are rounded up to `size_multiple` by a second resize, as by the reference's ResizeToMultiple."""
+        fitted = input_size(*size, scale)
+        rounded = tuple(_round_up(side, self.size_multiple) for side in fitted)
+        return View(rounded, mirrored, None if fitted in (size, rounded) else fitted)
 
     def windows(self, length: int, axis: int) -> tuple[int, tuple[int, ...]]:
         """(length of a window, where windows start) along an axis (0: height) of a network input of that `length`."""
@@ -88,8 +99,11 @@ def protocol(config) -> Protocol:
     if not isinstance(tta, bool):
         raise ValueError(f"eval.tta is {tta!r}; expected True (six scales, plain and mirrored) or False")
     scale = _pair(config, "scale", "(width, height), or None (no resize)")
+    multiple = config.get("size_multiple", 1)
+    if not isinstance(multiple, int) or multiple < 1:
+        raise ValueError(f"eval.size_multiple is {multiple!r}; give a positive integer; 1 rounds no side up")
     if mode == "whole":  # the other two options wait for the other mode
-        return Protocol(mode, None, None, tta, scale)
+        return Protocol(mode, None, None, tta, scale, multiple)
     window, stride = (_pair(config, name, "(height, width)") for name in ("window", "stride"))
     for name, value in (("window", window), ("stride", stride)):
         if value is None:
@@ -99,12 +113,17 @@ def protocol(config) -> Protocol:
             f"eval.stride {stride} is larger than eval.window {window}: pixels between windows would be left out; "
             "give a stride of at most the window"
         )
-    if scale is not None and not tta and max(window) > max(scale):
+    longest = None if scale is None else _round_up(max(scale), multiple)
+    if longest is not None and not tta and max(window) > longest:
         raise ValueError(
             f"eval.window {window} is larger than allowed: no side of an image fitted to eval.scale {scale} is longer "
-            f"than {max(scale)}; give a smaller window, or eval.mode='whole'"
+            f"than {longest}; give a smaller window, or eval.mode='whole'"
         )
-    return Protocol(mode, window, stride, tta, scale)
+    return Protocol(mode, window, stride, tta, scale, multiple)
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
 
 
 def _pair(config, name: str, expected: str) -> tuple[int, int] | None:
@@ -292,6 +311,9 @@ class _Seen:
     def __init__(self, inference: Inference, variables, images, image_size, view: View, size):
         self.inference, self.variables, self.images = inference, variables, images
         self.image_size, self.view, self.size = image_size, view, size
+        if view.fitted is not None:
+            blends = map(_padded_taps, image_size, view.fitted)
+            self.images, self.image_size = inference._fit(images, *blends), view.fitted
         self.window, self.starts = zip(*map(inference.protocol.windows, view.size, (0, 1)), strict=True)
         self.kept = {}  # (i, j) -> logits of the window in row i and column j
         self.matrices = self.bands = None  # for rows and for columns
@@ -342,7 +364,14 @@ class _Seen:
     def _blend(self, axis: int, start: int, mirrored: bool):
         """`geometry.taps` of a window's pixels in the image, padded."""
         fitted = geometry.taps(self.image_size[axis], self.view.size[axis])
-        window = [array[:: -1 if mirrored else 1][start : start + self.window[axis]] for array in fitted]
-        missing = geometry.bucket(self.window[axis]) - self.window[axis]
-        lower, upper, share = (np.pad(array, (0, missing)) for array in window)
-        return lower, upper, share.astype(np.float32)
+        return _padded([array[:: -1 if mirrored else 1][start : start + self.window[axis]] for array in fitted])
+
+
+def _padded_taps(source: int, length: int):
+    return _padded(geometry.taps(source, length))
+
+
+def _padded(taps):
+    """`geometry.taps`, padded, as `_fit` takes them."""
+    lower, upper, share = (np.pad(array, (0, geometry.bucket(len(array)) - len(array))) for array in taps)
+    return lower, upper, share.astype(np.float32)

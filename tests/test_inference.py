@@ -183,6 +183,36 @@ def test_a_scale_changes_the_networks_input_not_the_outputs_size():
     assert np.abs(scaled - plain).max() > 1e-3
 
 
+def test_sides_are_rounded_up_by_a_second_resize_as_the_references():
+    """Its ResizeToMultiple takes what its Resize made, rounded to whole levels, and keeps no ratio."""
+    protocol = Protocol(scale=(64, 40), size_multiple=16)
+    assert protocol.views((24, 36)) == [View((48, 64), fitted=(40, 60))]
+    assert protocol.views((40, 64)) == [View((48, 64))]  # fitted as it is
+    assert protocol.views((20, 24)) == [View((48, 48), fitted=(40, 48))]
+    assert Protocol(scale=(64, 40)).views((24, 36)) == [View((40, 60))]
+    sizes = [view.size for view in Protocol(tta=True, size_multiple=16).views((24, 36))[::2]]
+    assert sizes == [(16, 32), (32, 32), (32, 48), (32, 48), (48, 64), (48, 64)]
+    assert Protocol("slide", (32, 32), (32, 16), False, (64, 40), 16).windows(48, axis=0) == (32, (0, 16))
+
+    seen = []
+
+    class Watched(Sampler):
+        def apply(self, variables, images):
+            jax.debug.callback(lambda x: seen.append(np.asarray(x)), images)
+            return super().apply(variables, images)
+
+    programs = inference.Inference(Watched(), protocol, one_device())
+    image = pictures((24, 36))[0]
+    assert assembled(programs, {}, image).shape == (1, 24, 36, 3)
+    jax.effects_barrier()
+    twice = inference._fit(image, *map(geometry.taps, (24, 36), (40, 60)))
+    twice = inference._fit(twice, *map(geometry.taps, (40, 60), (48, 64)))
+    one_level = 1.01 * np.ptp(normalize(np.array([0, 1])[:, None, None, None]), axis=0).max()
+    assert np.abs(seen[0] - normalize(twice)).max() <= one_level
+    once = inference._fit(image, *map(geometry.taps, (24, 36), (48, 64)))
+    assert np.abs(normalize(once) - normalize(twice)).max() > 8 * one_level, "or the test proves nothing"
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_logits_are_resized_to_the_input_then_to_the_image_as_the_network_aligns_corners(align_corners):
     programs = inference.build(Sampler(align_corners), Protocol())
@@ -248,7 +278,8 @@ def test_options_not_given_have_their_defaults():
         inference.protocol(ConfigDict({"batch_size": 2})) == Protocol() == inference.protocol(common.get_config().eval)
     )
     options = {"mode": "slide", "window": (64, 64), "stride": [43, 43], "scale": (96, 64), "tta": True}
-    assert inference.protocol(ConfigDict(options)) == Protocol("slide", (64, 64), (43, 43), True, (96, 64))
+    options["size_multiple"] = 64
+    assert inference.protocol(ConfigDict(options)) == Protocol("slide", (64, 64), (43, 43), True, (96, 64), 64)
     assert inference.protocol(ConfigDict(options | {"mode": "whole"})).window is None
 
 
@@ -258,6 +289,7 @@ def test_options_not_given_have_their_defaults():
         *[({"scale": scale}, r"eval\.scale") for scale in ((512,), (0, 3), (1.5, 2), (1, 2, 3), 512, ("a", "b"))],
         ({"mode": "sliding"}, r"eval\.mode is 'sliding'; expected one of whole, slide"),
         ({"tta": "yes"}, r"eval\.tta is 'yes'"),
+        *[({"size_multiple": value}, r"eval\.size_multiple is .*give a positive integer") for value in (0, 1.5, None)],
         ({"mode": "slide"}, r"eval\.window is None"),
         ({"mode": "slide", "window": (64, 64)}, r"eval\.stride is None"),
         ({"mode": "slide", "window": (64, 0), "stride": (1, 1)}, r"eval\.window is \(64, 0\); give two positive"),
