@@ -18,6 +18,7 @@ from data_pipelines import ade20k, cityscapes, pascal_context, shapes, voc2012  
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec  # noqa: E402
 from data_pipelines.official import Official  # noqa: E402
 from data_pipelines.pipeline import calibration_batches, eval_batches, train_batches  # noqa: E402
+from data_pipelines.records import is_prepared, open_prepared  # noqa: E402
 from data_pipelines.sources import (  # noqa: E402
     FileSource,
     FolderSource,
@@ -88,7 +89,7 @@ def build(config) -> Data:
     return Data(train, val, labels)
 
 
-def open_images(config) -> tuple[ImageSource, LabelSpec]:
+def open_images(config) -> tuple[Source, LabelSpec]:
     """The images of the validation split (data.val_split) alone, in order, and what is predicted for them.
 
     Annotations are neither needed nor read: it may be a test split. Raises DataError, naming option or file, if an
@@ -98,6 +99,9 @@ def open_images(config) -> tuple[ImageSource, LabelSpec]:
     if config.name == "shapes":
         raise DataError("data.name='shapes': generated pictures are no files; name a data set of files")
     official = _check_directory(config)
+    if official and is_prepared(config.dir, official):
+        (source,), labels = open_prepared(config.dir, official, [config.val_split or official.val_split])
+        return source, labels
     if official:
         return official.open_images(config.dir, config.val_split or official.val_split)
     split = config.val_split or "val"
@@ -105,11 +109,13 @@ def open_images(config) -> tuple[ImageSource, LabelSpec]:
     return ImageSource(f"{config.dir} ({split})", list(images.values())), read_classes(config.dir)
 
 
-def _open(config) -> tuple[list[FileSource], LabelSpec]:
+def _open(config) -> tuple[list[Source], LabelSpec]:
     """The sources of the training and the validation split of a data set of files, and its labels."""
     official = _check_directory(config)
     if official:
         splits = (config.train_split or official.train_split, config.val_split or official.val_split)
+        if is_prepared(config.dir, official):
+            return open_prepared(config.dir, official, splits)
         return official.open(config.dir, splits)
     labels = read_classes(config.dir)
     splits = (config.train_split or "train", config.val_split or "val")

@@ -73,6 +73,8 @@ DATASET = Official(
     places=("", "ADEChallengeData2016"),
     inside="images",
     origin=ORIGIN,
+    files="ade20k",
+    kinds={"annotations": LABELS},
     list_splits=lambda root: list_directories(os.path.join(root, "images")),
     read=_read,
     images=lambda root, split: (list(folder_images(root, split, advice=ORIGIN).values()), LABELS),

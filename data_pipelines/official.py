@@ -19,6 +19,8 @@ class Official:
     train_split, val_split: the usual splits.
     places: where its root may lie in the directory that the user names; `inside`: a directory that the root holds.
     origin: where to get it and where to put it; additions: the same for splits that one can do without.
+    files: what its shards are called, once prepared; data sets that differ in their labels alone share them.
+    kinds: {kind of annotations: what their ids mean} of the kinds that it may come with.
     list_splits: root -> names of the splits that are there.
     read: (root, splits) -> a source for each split, and the LabelSpec of them all.
     images: (root, split) -> paths of the split's images, which need no annotations, and what is predicted for them.
@@ -31,6 +33,8 @@ class Official:
     places: Sequence[str]
     inside: str
     origin: str
+    files: str
+    kinds: Mapping[str, LabelSpec]
     list_splits: Callable[[str], list[str]]
     read: Callable[[str, Sequence[str]], tuple[list[FileSource], LabelSpec]]
     images: Callable[[str, str], tuple[Sequence[str], LabelSpec]]
@@ -45,7 +49,7 @@ class Official:
         raise DataError(
             f"{directory!r} does not hold {self.title}: no {self.inside}/ in it"
             + "".join(f", nor in {place}/" for place in self.places if place)
-            + f". {self.origin}"
+            + f", nor shards of data_pipelines.prepare. {self.origin}"
         )
 
     def open(self, directory: str, splits: Sequence[str]) -> tuple[list[FileSource], LabelSpec]:

@@ -58,6 +58,8 @@ def _dataset(labels: LabelSpec) -> Official:
         places=("", "VOC2010", os.path.join("VOCdevkit", "VOC2010")),
         inside=LISTS,
         origin=ORIGIN,
+        files="pascal_context",
+        kinds={"masks": labels},
         list_splits=lambda root: list_lists(os.path.join(root, LISTS)),
         read=_reader(labels),
         images=lambda root, split: (list(listed_images(root, split, LISTS, "JPEGImages", ORIGIN).values()), labels),

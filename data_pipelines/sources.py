@@ -188,14 +188,20 @@ def read_example(source: Source, labels: LabelSpec, index: int) -> tuple[np.ndar
     Raises DataError naming the file if a file is missing, truncated or corrupt, or if the two differ in size;
     LabelError if the annotation holds ids outside the table. The label of an image without annotation is IGNORE.
     """
-    image_bytes, label_bytes, name = source[index]
+    image, label, name = source[index]
+    return decode_example(image, label, name, source.label_name(index), labels)
+
+
+def decode_example(
+    image_bytes: bytes, label_bytes: bytes | None, name: str, label_name: str, labels: LabelSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `read_example` gives, from the bytes of the two files; the names are for the messages."""
     image = _decode(image_bytes, name, "image")
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{name}: the image has {image.mode} pixels of more than 8 bits; save it with 8 bits a channel")
     image = np.asarray(image.convert("RGB"))
     if label_bytes is None:
         return image, np.full(image.shape[:2], IGNORE, np.uint8)
-    label_name = source.label_name(index)
     label = decode_label(label_bytes, label_name)
     if label.shape != image.shape[:2]:
         raise DataError(

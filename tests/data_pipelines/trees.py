@@ -8,17 +8,17 @@ from data_pipelines import voc2012
 HEIGHT, WIDTH = 12, 16
 
 
-def write_image(path, seed=0):
+def write_image(path, seed=0, size=(HEIGHT, WIDTH)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
 
 
-def write_mask(path, ids, palette=None):
+def write_mask(path, ids, palette=None, size=(HEIGHT, WIDTH)):
     """A mask of vertical stripes of `ids`, grey or with a palette [[r, g, b], ...]."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stripes = np.resize(np.repeat(ids, -(-WIDTH // len(ids))), WIDTH)
-    image = Image.fromarray(np.broadcast_to(stripes, (HEIGHT, WIDTH)).astype(np.uint8))
+    stripes = np.resize(np.repeat(ids, -(-size[1] // len(ids))), size[1])
+    image = Image.fromarray(np.broadcast_to(stripes, size).astype(np.uint8))
     if palette is not None:
         image = Image.frombytes("P", image.size, image.tobytes())
         image.putpalette(np.ravel(palette).tolist())
@@ -53,12 +53,12 @@ def write_voc2012(root):
     return root
 
 
-def write_cityscapes(root, kinds=("labelIds",), splits=("train", "val")):
-    """Two cities a split, a and b, of two frames and one."""
+def write_cityscapes(root, kinds=("labelIds",), splits=("train", "val"), cities=(("a", 2), ("b", 1))):
+    """`cities`: the name of each and the number of its frames, the same in every split."""
     root = root / "cityscapes"
     ids = {"labelIds": [1, 7, 23, 33], "labelTrainIds": [255, 0, 10, 18], "instanceIds": [1, 7]}
     for split in splits:
-        for city, count in (("a", 2), ("b", 1)):
+        for city, count in cities:
             for k in range(count):
                 frame = f"{city}_{k:06}_000019"
                 write_image(root / "leftImg8bit" / split / city / f"{frame}_leftImg8bit.png", k)
