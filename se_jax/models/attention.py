@@ -177,16 +177,25 @@ def pad_to_multiple(x, multiple: tuple[int, int]):
     return x if rows == columns == 0 else jnp.pad(x, ((0, 0), (0, rows), (0, columns), (0, 0)))
 
 
-def to_windows(x, window: int):
-    """Cuts [b, h, w, c], whose sides are multiples of `window`, to [b * h/window * w/window, window**2, c]."""
+def to_windows(x, window: int | tuple[int, int]):
+    """Cuts [b, h, w, c] into windows, one after the other, row by row: [b * h/rows * w/columns, rows * columns, c].
+
+    window: its (rows, columns), or one number for both; the map's sides are multiples of it.
+    """
     batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // window, window, width // window, window, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, window * window, channels)
+    rows, columns = _sides(window)
+    x = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, channels)
 
 
-def from_windows(windows, window: int, size: tuple[int, int]):
-    """The inverse of `to_windows`: [b * nh * nw, window**2, c] -> [b, *size, c]."""
+def from_windows(windows, window: int | tuple[int, int], size: tuple[int, int]):
+    """The inverse of `to_windows`: [b * nh * nw, rows * columns, c] -> [b, *size, c]."""
     height, width = size
+    rows, columns = _sides(window)
     channels = windows.shape[-1]
-    x = windows.reshape(-1, height // window, width // window, window, window, channels)
+    x = windows.reshape(-1, height // rows, width // columns, rows, columns, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, channels)
+
+
+def _sides(window) -> tuple[int, int]:
+    return (window, window) if isinstance(window, int) else window

@@ -85,13 +85,19 @@ def test_attention_in_bfloat16_has_a_float32_softmax():
 
 
 @settings(max_examples=20, deadline=None)
-@given(rows=st.integers(1, 3), columns=st.integers(1, 3), window=st.integers(1, 4), batch=st.integers(1, 2))
+@given(
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+    window=st.integers(1, 4) | st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    batch=st.integers(1, 2),
+)
 def test_windows_there_and_back(rows, columns, window, batch):
-    size = (rows * window, columns * window)
+    height, width = (window, window) if isinstance(window, int) else window
+    size = (rows * height, columns * width)
     x = jnp.arange(batch * size[0] * size[1] * 2).reshape(batch, *size, 2)
     windows = attention.to_windows(x, window)
-    assert windows.shape == (batch * rows * columns, window**2, 2)
-    np.testing.assert_array_equal(windows[0], x[0, :window, :window].reshape(-1, 2))
+    assert windows.shape == (batch * rows * columns, height * width, 2)
+    np.testing.assert_array_equal(windows[0], x[0, :height, :width].reshape(-1, 2))
     np.testing.assert_array_equal(attention.from_windows(windows, window, size), x)
 
 
