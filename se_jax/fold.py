@@ -9,6 +9,8 @@ The first term is the same convolution with scaled weights. The second is consta
 pads the equalized map with zeros, so a tap that falls outside must not count. It becomes the convolution's
 `tap_bias`, one bias a tap, which makes the fold exact at every dilation; a constant bias would be wrong along the
 border.
+
+`fold_weights` does the like for sums with learnt weights: their normalisation is computed once and for all.
 """
 
 import functools
@@ -17,7 +19,7 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from se_jax.models.fusion import ordered_branches, sites
+from se_jax.models.fusion import CONSTANT_WEIGHTS, LEARNT_WEIGHTS, normalize_weights, ordered_branches, sites
 
 # the convolution that first sees the fused map, relative to the module that holds the site
 CONVOLUTIONS = (("block", "conv"), ("block", "depthwise_conv", "conv"))
@@ -39,7 +41,7 @@ def fold(variables):
       (`model.with_equalizer(mode='folded')`). The input is left as it was.
 
     Raises:
-      ValueError: where there is nothing to fold, or a site has no convolution behind it (a sum).
+      ValueError: where there is nothing to fold, or a site has no convolution behind it (a sum); says why.
     """
     if not variables.get("equalizer"):
         raise ValueError("there are no equalizer statistics to fold; calibrate the network with mode 'explicit' first")
@@ -48,9 +50,8 @@ def fold(variables):
         convolution = _find_convolution(params, path)
         if convolution is None:
             raise ValueError(
-                f"fusion site '{path[-1]}' ({'/'.join(path)}) cannot be folded: its branches are summed, and no "
-                "convolution takes the sum alone. Use equalizer.mode='explicit', or leave the site out of "
-                "equalizer.sites"
+                f"fusion site '{path[-1]}' ({'/'.join(path)}) cannot be folded: {_obstacle(params, path)}. Use "
+                "equalizer.mode='explicit', or leave the site out of equalizer.sites"
             )
         convolution.update(fold_site(convolution["kernel"], site))
     return {**{name: value for name, value in variables.items() if name != "equalizer"}, "params": params}
@@ -70,6 +71,39 @@ def fold_site(kernel, site) -> dict[str, jax.Array]:
         return {"kernel": scaled, "tap_bias": -scaled[:, :, 0] * mean}
     tap_bias = -jnp.einsum("klio,i->klo", scaled, mean, precision=jax.lax.Precision.HIGHEST)
     return {"kernel": scaled, "tap_bias": tap_bias}
+
+
+def fold_weights(variables):
+    """Replaces the learnt weights of every weighted sum by the constants that they amount to.
+
+    For inference: the same network takes the result and computes the same, without a softmax or a division. The
+    constants cannot be trained on, as nothing would keep them normalised. Without such sums nothing changes.
+
+    Args:
+      variables: {'params', ...} as nested dicts; left as they are.
+    """
+
+    def constant(node: dict) -> dict:
+        new = {}
+        for name, value in node.items():
+            if name in LEARNT_WEIGHTS:
+                new[CONSTANT_WEIGHTS] = normalize_weights(value, LEARNT_WEIGHTS[name])
+            else:
+                new[name] = constant(value) if isinstance(value, dict) else value
+        return new
+
+    return {**variables, "params": constant(variables["params"])}
+
+
+def _obstacle(params, path: tuple[str, ...]) -> str:
+    """Why no weights take the statistics of the site at `path`, behind which no convolution stands."""
+    site = functools.reduce(lambda node, name: node.get(name, {}), path, params)
+    if site.keys() & LEARNT_WEIGHTS.keys():
+        return (
+            "its branches are summed by learnt weights, which are normalised to a sum of one and cannot take a scale, "
+            "and an activation follows, so that no later bias can take the mean"
+        )
+    return "its branches are summed, and no convolution takes them by themselves"
 
 
 def _find_convolution(params, path: tuple[str, ...]) -> dict | None:

@@ -25,7 +25,7 @@ WIDE_HEADS = {
 
 
 @pytest.mark.parametrize("statistics", ["global", "channel"])
-@pytest.mark.parametrize("head", tiny.HEADS)
+@pytest.mark.parametrize("head", [head for head in tiny.HEADS if head != "eseg"])  # whose sites have no convolution
 def test_folded_network_equals_explicit_network(head, statistics):
     explicit, side = tiny.network(head, "explicit", statistics=statistics), tiny.sides(head)[0]
     variables = tiny.init(explicit, side)

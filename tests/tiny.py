@@ -8,6 +8,7 @@ from se_jax.models import (
     ASPPHead,
     ConvNeXt,
     EfficientNet,
+    ESegHead,
     FCNHead,
     HRNet,
     MixVisionTransformer,
@@ -27,6 +28,7 @@ CLASSES = 5
 # name -> (head, output stride of the encoder); widths and dilations fit maps of 9 x 9 pixels
 HEADS = {
     "aspp": (ASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6)), 8),
+    "eseg": (ESegHead(CLASSES, channels=8, repeats=1, top_level=7), 32),
     "psp": (PSPHead(CLASSES, channels=8), 8),
     "sep_aspp": (SepASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6), c1_channels=4), 8),
     "segformer": (SegformerHead(CLASSES, channels=8), 32),

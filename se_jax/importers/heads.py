@@ -1,6 +1,18 @@
-"""Every decode head, the auxiliary one too, by mmsegmentation's names."""
+"""Every decode head, the auxiliary one too, by the names of mmsegmentation or of the authors' own version of it."""
 
-from se_jax.importers.rules import CONV, Rule, Table, conv_block
+from se_jax.importers.rules import CONV, NORM, Rule, Table, conv_block, parameter
+
+# ESeg's modules; nobody else has such a head, so they keep our names
+_WEIGHTS = (parameter("softmax_weights", "softmax_weights"), parameter("fast_weights", "fast_weights"))
+ESEG = {
+    **{f"bifpn/resample_{{}}_{{}}/{part}": CONV if part == "conv" else NORM for part in ("conv", "bn")},
+    **{
+        f"{op}/{part}": NORM if part == "bn" else CONV
+        for op in ("bifpn/node_{}_{}", "sep_conv")
+        for part in ("depthwise", "pointwise", "bn")
+    },
+    **dict.fromkeys(("bifpn/topdown_{}_{}", "bifpn/bottomup_{}_{}", "sum"), _WEIGHTS),
+}
 
 
 def mmseg(head) -> Table:
@@ -26,5 +38,6 @@ def mmseg(head) -> Table:
             ),
             *conv_block("psp_modules.{}.1", "psp_modules_{}"),  # 0 is the pooling
             *conv_block("image_pool.1", "image_pool"),
+            *(Rule(name.replace("/", "."), name, leaves) for name, leaves in ESEG.items()),
         )
     )

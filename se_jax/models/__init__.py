@@ -5,11 +5,12 @@ variables = model.init(jax.random.key(0), images)
 """
 
 import dataclasses
+import fnmatch
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from se_jax.models.decoders import ASPPHead, FCNHead, PSPHead, SegformerHead, SepASPPHead, UPerHead
+from se_jax.models.decoders import ASPPHead, ESegHead, FCNHead, PSPHead, SegformerHead, SepASPPHead, UPerHead
 from se_jax.models.encoders import (
     ConvNeXt,
     EfficientNet,
@@ -27,6 +28,7 @@ from se_jax.models.segmenter import Segmenter, normalize
 __all__ = [
     "ASPPHead",
     "ConvNeXt",
+    "ESegHead",
     "EfficientNet",
     "Equalizer",
     "FCNHead",
@@ -59,6 +61,7 @@ ENCODERS = {
 }
 DECODERS = {
     "aspp": ASPPHead,
+    "eseg": ESegHead,
     "fcn": FCNHead,
     "psp": PSPHead,
     "segformer": SegformerHead,
@@ -95,7 +98,7 @@ def _sites(sites) -> tuple[str, ...] | None:
 
 
 def _check_sites(model: Segmenter, equalizer: Equalizer, decoder: str) -> None:
-    if unknown := set(equalizer.sites or ()) - set(model.sites):
+    if unknown := {name for name in equalizer.sites or () if not fnmatch.filter(model.sites, name)}:
         raise ValueError(
             f"equalizer.sites names {', '.join(sorted(unknown))}, which decoder '{decoder}' does not have; "
             f"its fusion sites: {', '.join(model.sites) or 'none'}"

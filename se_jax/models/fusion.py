@@ -5,21 +5,30 @@ upsampling shrinks the variance of a feature map, so branches that were upsample
 different scales. A scale equalizer maps a branch x to (x - mean) / std, with constants measured once over the target
 data set.
 
-Every decoder fuses its branches here: `Fusion` resizes, equalizes and concatenates or sums; `FusionConv` is a fusion
-and the padded convolution block behind it as one unit, because only together can an equalizer be folded into weights:
-where the convolution pads the *equalized* map with zeros, the raw map would have to be padded with the branch's mean.
+Every decoder fuses its branches here: `Fusion` resizes, equalizes and concatenates or sums, also with learnt weights;
+`FusionConv` is a fusion and the padded convolution block behind it as one unit, because only together can an equalizer
+be folded into weights: where the convolution pads the *equalized* map with zeros, the raw map would have to be padded
+with the branch's mean.
 """
 
 import dataclasses
+import fnmatch
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from se_jax.models.layers import ConvBlock, SeparableConvBlock, resize
 
 MODES = ("none", "explicit", "folded")
 STATISTICS = ("global", "channel")
+# Sums with learnt weights (EfficientDet's, https://arxiv.org/abs/1911.09070, and google/automl's further ones): one
+# weight a branch, or a channel of a branch, made non-negative and normalised over the branches
+WEIGHTINGS = ("fast", "softmax", "channel_fast", "channel_softmax")
+FAST_EPSILON = 1e-4
+LEARNT_WEIGHTS = {"fast_weights": "fast", "softmax_weights": "softmax"}  # parameter -> how it is normalised
+CONSTANT_WEIGHTS = "weights"  # the parameter in their place once they are folded, see `se_jax.fold.fold_weights`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +40,8 @@ class Equalizer:
         expects them in the weights of the convolution behind the site (see `se_jax.fold`) and computes nothing at run
         time but a border term.
       statistics: 'global' is one mean and std a branch, as in the paper; 'channel' is one a channel.
-      sites: names of the sites to equalize; None means every concatenation after a resize.
+      sites: names of the sites to equalize, or patterns of them, e.g. 'topdown_*'; None means those that the head
+        equalizes by default.
 
     Raises:
       ValueError: for an unknown mode or kind of statistics.
@@ -50,7 +60,7 @@ class Equalizer:
         """Whether `site` is equalized at all, in whatever mode; `default` says if it is where no sites were named."""
         if self.mode == "none":
             return False
-        return default if self.sites is None else site in self.sites
+        return default if self.sites is None else any(fnmatch.fnmatchcase(site, name) for name in self.sites)
 
 
 def branch_key(index: int, name: str) -> str:
@@ -78,6 +88,18 @@ def sites(collection, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...],
     return [found for key, value in collection.items() for found in sites(value, (*path, key))]
 
 
+def normalize_weights(weights, kind: str):
+    """Weights [branches] or [branches, channels] -> such as sum to 1 over the branches, or with 'fast' to just below.
+
+    Args:
+      kind: 'softmax', or 'fast': relu(w) / (sum of relu(w) + 1e-4).
+    """
+    if kind == "softmax":
+        return jax.nn.softmax(weights, axis=0)
+    positive = nn.relu(weights)
+    return positive / (positive.sum(0) + FAST_EPSILON)
+
+
 class Fusion(nn.Module):
     """One fusion site: branches are equalized, resized to one grid, and concatenated or summed.
 
@@ -87,10 +109,11 @@ class Fusion(nn.Module):
     each image and channel over its pixels ([b, c] float32) and the number of pixels.
 
     An affine map commutes with a bilinear resize, whose weights sum to one: equalizing before the resize is the same
-    function as the paper's equalizing after it, at a fraction of the work.
+    function as the paper's equalizing after it, at a fraction of the work. So does a learnt weight.
 
     Attributes:
-      operation: 'concat' (along channels) or 'sum'.
+      operation: 'concat' (along channels), 'sum', a sum with learnt weights (one of WEIGHTINGS; all are born 1), or
+        'apart', which fuses nothing but equalizes maps that other sites will fuse.
       default: whether the site is equalized where the equalizer names no sites.
     """
 
@@ -101,19 +124,35 @@ class Fusion(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, branches: dict[str, Any], size: tuple[int, int]):
-        """Fuses `branches`, name -> [b, h_i, w_i, c_i], to [b, *size, c]."""
+    def __call__(self, branches: dict[str, Any], size: tuple[int, int] | None = None):
+        """Fuses `branches`, name -> [b, h_i, w_i, c_i], to [b, *size, c]; 'apart' gives them back, each of its size."""
         explicit = self.equalizer.mode == "explicit" and self.equalizer.selects(self.name, self.default)
+        weights = self._weights(branches) if self.operation in WEIGHTINGS else None
         resized = []
         for index, (name, x) in enumerate(branches.items()):
             key = branch_key(index, name)
             if explicit:
                 x = self._equalize(key, x)
-            x = resize(x, size, self.align_corners).astype(self.dtype)
             if self.is_mutable_collection("moments") and not self.is_initializing():
-                self.put_variable("moments", key, _image_moments(x))
-            resized.append(x)
+                self.put_variable("moments", key, _image_moments(self._to_grid(x, size)))
+            if weights is not None:  # on the small map: less work, and its gradient needs no large one
+                x = x * weights[index].astype(x.dtype)
+            resized.append(self._to_grid(x, size))
+        if self.operation == "apart":
+            return dict(zip(branches, resized, strict=True))
         return jnp.concatenate(resized, axis=-1) if self.operation == "concat" else sum(resized)
+
+    def _to_grid(self, x, size: tuple[int, int] | None):
+        return (x if size is None else resize(x, size, self.align_corners)).astype(self.dtype)
+
+    def _weights(self, branches: dict[str, Any]):
+        """The normalised weights of the branches, [n] or [n, c]."""
+        if self.has_variable("params", CONSTANT_WEIGHTS):
+            return self.get_variable("params", CONSTANT_WEIGHTS)
+        kind = self.operation.removeprefix("channel_")
+        channels = () if kind == self.operation else next(iter(branches.values())).shape[-1:]
+        weights = self.param(f"{kind}_weights", nn.initializers.ones, (len(branches), *channels))
+        return normalize_weights(weights, kind)
 
     def _equalize(self, key: str, x):
         channels = x.shape[-1]

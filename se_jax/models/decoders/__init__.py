@@ -1,10 +1,11 @@
 """Decoder heads: a tuple of encoder features, finest first -> logits at the head's own resolution."""
 
 from se_jax.models.decoders.aspp import ASPPHead
+from se_jax.models.decoders.eseg import ESegHead
 from se_jax.models.decoders.fcn import FCNHead
 from se_jax.models.decoders.psp import PSPHead
 from se_jax.models.decoders.segformer import SegformerHead
 from se_jax.models.decoders.sep_aspp import SepASPPHead
 from se_jax.models.decoders.uper import UPerHead
 
-__all__ = ["ASPPHead", "FCNHead", "PSPHead", "SegformerHead", "SepASPPHead", "UPerHead"]
+__all__ = ["ASPPHead", "ESegHead", "FCNHead", "PSPHead", "SegformerHead", "SepASPPHead", "UPerHead"]
