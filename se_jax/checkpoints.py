@@ -1,6 +1,7 @@
 """What a run keeps on disk, to go on and to be used: its config and its checkpoints. The only orbax import.
 
-workdir/config.json and workdir/checkpoints/<step>/{variables,progress}: `variables` is what inference needs.
+workdir/config.json and workdir/checkpoints/<step>/{variables,progress}: `variables` is what inference needs, and holds
+the network's collections by name, beside the parameters' average.
 """
 
 import json
@@ -12,10 +13,10 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from se_jax import parallel
-from se_jax.state import TrainState
+from se_jax.state import TRAINED, TrainState
 
 FOLDER = "checkpoints"
-VARIABLES = ("params", "batch_stats", "equalizer", "ema")
+VARIABLES = ("params", "batch_stats", "equalizer", "ema")  # always there, if empty; other constants where there are any
 PROGRESS = ("step", "opt_state")
 # A run may go on with other values of these: they change where it reads and what it reports, not what it computes.
 MAY_DIFFER = ("data.dir", "data.cache", "log", "checkpoint", "eval.batch_size", "mesh", "multihost")
@@ -108,11 +109,10 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, miou: float | None = None) -> None:
         """Starts saving the state after `step` steps; returns once the state may be donated."""
-        tree = state._asdict()
-        items = {name: {key: tree[key] for key in keys} for name, keys in _ITEMS.items()}
+        args = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
         self.manager.save(
             step,
-            args=ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()}),
+            args=ocp.args.Composite(**args),
             metrics=None if miou is None else {"miou": miou},
             force=True,
         )
@@ -128,13 +128,15 @@ class Checkpoints:
                 f"{self.folder.parent} holds imported weights, not a run; give another --workdir and this one as "
                 "--config.init_from"
             )
-        tree = state._asdict()
-        items = {name: {key: tree[key] for key in keys} for name, keys in _ITEMS.items()}
+        items = _items(state)
         where = self.folder / str(self.last)
         _check_same_network(where, self.manager.item_metadata(self.last)["variables"], items["variables"])
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
         restored = self.manager.restore(self.last, args=ocp.args.Composite(**args))
-        return TrainState(**restored["variables"], **restored["progress"])
+        tree = dict(restored["variables"])
+        trained = {name: tree.pop(name) for name in (*TRAINED, "ema")}
+        constants = {name: part for name, part in tree.items() if part}
+        return TrainState(**trained, constants=constants, **restored["progress"])
 
     def wait(self) -> None:
         """Waits until every checkpoint is written."""
@@ -155,7 +157,7 @@ def save_variables(workdir, variables: dict) -> None:
     folder = pathlib.Path(workdir).absolute() / FOLDER
     if folder.exists():
         raise FileExistsError(f"{folder} exists; give another directory, or remove it")
-    tree = {name: variables.get(name, {}) for name in VARIABLES}
+    tree = dict.fromkeys(VARIABLES, {}) | variables
     with _manager(folder) as manager:
         manager.save(0, args=ocp.args.Composite(variables=ocp.args.StandardSave(tree)))
 
@@ -167,7 +169,8 @@ def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
       which: 'best' by validation mIoU (the last one where none was evaluated yet), or 'last'.
 
     Returns:
-      (config, variables as numpy arrays: {'params' (their average where kept), 'batch_stats'[, 'equalizer']}).
+      (config, variables as numpy arrays: {'params' (their average where kept), 'batch_stats'[, constants by
+      collection]}).
 
     Raises:
       FileNotFoundError: no run or no checkpoint there. ValueError: another `which`.
@@ -224,7 +227,14 @@ def _read_variables(workdir: pathlib.Path, which) -> dict:
     return jax.device_get(dict(restored["variables"]))
 
 
-_ITEMS = {"variables": VARIABLES, "progress": PROGRESS}
+ITEMS = ("variables", "progress")
+
+
+def _items(state: TrainState) -> dict[str, dict]:
+    """What a checkpoint holds, by item."""
+    tree = state._asdict()
+    progress = {key: tree.pop(key) for key in PROGRESS}
+    return {"variables": dict.fromkeys(VARIABLES, {}) | tree.pop("constants") | tree, "progress": progress}
 
 
 def _miou(metrics) -> float:
@@ -234,7 +244,7 @@ def _miou(metrics) -> float:
 def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         folder,
-        item_handlers={name: ocp.StandardCheckpointHandler() for name in _ITEMS},
+        item_handlers={name: ocp.StandardCheckpointHandler() for name in ITEMS},
         options=ocp.CheckpointManagerOptions(best_fn=_miou, best_mode="max", **options),
     )
 

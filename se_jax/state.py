@@ -6,19 +6,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+TRAINED = ("params", "batch_stats")  # the collections of variables that training changes
+
 
 class TrainState(NamedTuple):
     """The state of a run; a function of (config, step).
 
-    step: int32 scalar, updates done. params, batch_stats: nested dicts of float32. equalizer: the calibrated
-    statistics, {} for a network without run-time equalizers. opt_state: optax's. ema: moving average of params, {}
+    step: int32 scalar, updates done. params, batch_stats: nested dicts of float32. constants: {collection: its
+    variables}, what was measured before training and stays as it is: 'equalizer', the calibrated statistics of
+    run-time equalizers, and 'dupsampling', a fitted decoder. opt_state: optax's. ema: moving average of params, {}
     where none is kept.
     """
 
     step: Any
     params: Any
     batch_stats: Any
-    equalizer: Any
+    constants: Any
     opt_state: Any
     ema: Any
 
@@ -30,7 +33,7 @@ def create(variables, tx: optax.GradientTransformation, *, keep_ema: bool = Fals
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        equalizer=variables.get("equalizer", {}),
+        constants={name: tree for name, tree in variables.items() if tree and name not in TRAINED},
         opt_state=tx.init(params),
         ema=jax.tree.map(jnp.copy, params) if keep_ema else {},
     )
@@ -41,7 +44,7 @@ def variables(state: TrainState, *, averaged: bool = False) -> dict:
     collections = {
         "params": state.ema if averaged and state.ema else state.params,
         "batch_stats": state.batch_stats,
-        "equalizer": state.equalizer,
+        **state.constants,
     }
     return {name: tree for name, tree in collections.items() if tree}
 

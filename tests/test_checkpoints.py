@@ -69,8 +69,23 @@ def test_a_state_comes_back_on_fewer_devices(workdir):
     store.close()
 
 
+def test_every_collection_of_constants_comes_back(tmp_path):
+    constants = {"equalizer": variables()["equalizer"], "dupsampling": {"kernel": jnp.ones((2, 6))}}
+    full = make_state()._replace(constants=constants)
+    checkpoints.write_config(tmp_path, CONFIG)
+    store = checkpoints.Checkpoints(tmp_path)
+    store.save(1, full)
+    store.wait()
+    assert equal(store.restore(abstract(full)), full)
+    with pytest.raises(ValueError, match="of another network.*\n.*\n.*dupsampling/kernel.*absent"):
+        store.restore(abstract(make_state()))
+    store.close()
+    loaded = checkpoints.load_for_inference(tmp_path)[1]
+    assert equal({name: loaded[name] for name in constants}, jax.device_get(constants))
+
+
 def test_a_state_without_average_or_equalizer_comes_back(tmp_path):
-    bare = make_state(keep_ema=False)._replace(equalizer={})
+    bare = make_state(keep_ema=False)._replace(constants={})
     store = checkpoints.Checkpoints(tmp_path)
     assert store.last is None
     store.save(1, bare)

@@ -9,6 +9,7 @@ VARIABLES = {
     "params": {"w": jnp.array([1.0, 2.0])},
     "batch_stats": {"mean": jnp.zeros(2)},
     "equalizer": {"site": {"mean": jnp.ones(2)}},
+    "dupsampling": {"kernel": jnp.ones((2, 3))},
 }
 
 
@@ -31,6 +32,7 @@ def test_update_steps_the_parameters_and_their_average():
     np.testing.assert_array_equal(after.params["w"], [0.0, 1.0])
     np.testing.assert_array_equal(after.ema["w"], [0.75, 1.75])
     np.testing.assert_array_equal(after.batch_stats["mean"], [1.0, 1.0])
+    assert after.constants == {name: VARIABLES[name] for name in ("equalizer", "dupsampling")}
     np.testing.assert_array_equal(state.variables(after)["params"]["w"], [0.0, 1.0])
     np.testing.assert_array_equal(state.variables(after, averaged=True)["params"]["w"], [0.75, 1.75])
 
