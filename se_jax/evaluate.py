@@ -10,15 +10,18 @@ import dataclasses
 import json
 import pathlib
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 
 from se_jax import inference, metrics, parallel
+from se_jax.worst import Worst
 
 
-def _batches(source, labels, config, mesh, on_error):
+def batches(source, labels, config, mesh, on_error):
+    """`data_pipelines.eval_batches` of this process; every device of `mesh` has its share of a batch."""
     import data_pipelines  # only here: it brings tensorflow
 
     devices = mesh.size
@@ -34,10 +37,10 @@ def _batches(source, labels, config, mesh, on_error):
 
 
 def evaluate(model, variables, source, labels, config, mesh, *, on_error: str = "stop"):
-    """Confusion matrix and scores of a model over every image of `source`, each exactly once, at the labels' own size.
+    """What a model makes of every image of `source`, each exactly once, at the labels' own size.
 
     Batches hold images of one size. Counts are int32 on the device for a batch, int64 on the host for the total: the
-    same matrix on any number of devices. How many programs were compiled, in this process so far, is logged at the end.
+    same on any number of devices. How many programs were compiled, in this process so far, is logged at the end.
 
     Args:
       model, variables: a Segmenter and what its `apply` takes, replicated or sharded over `mesh`, or on the host.
@@ -46,7 +49,7 @@ def evaluate(model, variables, source, labels, config, mesh, *, on_error: str = 
       on_error: "stop" or "skip" at an image that cannot be read.
 
     Returns:
-      (confusion, scores): int64 [K, K], rows = label, columns = prediction; and `metrics.scores(confusion)`.
+      An Evaluation, the same in every process.
 
     Raises:
       ValueError: an option of the protocol cannot be, or the data set has another number of classes than the network.
@@ -56,16 +59,38 @@ def evaluate(model, variables, source, labels, config, mesh, *, on_error: str = 
     programs = inference.build(model, inference.protocol(config), mesh)
     variables = _on_devices(variables, mesh)
     total = np.zeros((labels.num_classes, labels.num_classes), np.int64)
+    found = Evaluation(total, Worst(labels.num_classes))
     waiting = None  # one batch is fetched while the next one is computed
-    for batch in _batches(source, labels, config, mesh, on_error):
-        counts = programs.confusion(variables, batch["image"], batch["label"])
-        if waiting is not None:
-            total += np.asarray(waiting)
+    for batch in batches(source, labels, config, mesh, on_error):
+        counts = programs.count(variables, batch)
+        found = found.plus(waiting)
         waiting = counts
-    if waiting is not None:
-        total += np.asarray(waiting)
-    logging.info("Evaluated; %s", compilations(programs))
-    return total, metrics.scores(total)
+    found = found.plus(waiting)
+    logging.info("Evaluated %d images, %d fillers; %s", found.images, found.fillers, compilations(programs))
+    return found
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` finds.
+
+    confusion: int64 [K, K], rows = label, columns = prediction. worst: each class's worst images.
+    images, fillers: places in batches that held an image, and that held none (or one that could not be read).
+    """
+
+    confusion: np.ndarray
+    worst: Worst
+    images: int = 0
+    fillers: int = 0
+
+    def plus(self, counts: dict | None) -> "Evaluation":
+        """With the counts of one more batch, which are fetched from the devices."""
+        if counts is None:
+            return self
+        counts = jax.device_get(counts)
+        self.worst.add(counts["index"], counts["areas"])
+        images = int((counts["index"] >= 0).sum())
+        fillers = self.fillers + len(counts["index"]) - images
+        return Evaluation(self.confusion + counts["confusion"], self.worst, self.images + images, fillers)
 
 
 def _on_devices(variables, mesh):
@@ -111,16 +136,37 @@ def table(result: dict) -> str:
 # ---- What a run leaves for prediction and for the report ----
 
 
+def measure(model, variables, data, config, mesh, path, **said) -> dict:
+    """`evaluate` over `data.val`, as `config` says: what metrics.json holds, with `said` in it.
+
+    The first process writes the confusion matrix to `path`.
+    """
+    found = evaluate(model, variables, data.val, data.labels, config.eval, mesh, on_error=config.data.on_error)
+    if jax.process_index() == 0:
+        write_confusion(path, found.confusion, data.labels)
+    names = data.labels.names
+    table = {"worst": found.worst.table(names, data.val)}
+    return result(found.confusion, names, **said, images=found.images, fillers=found.fillers) | table
+
+
 def write_labels(workdir, labels) -> None:
     """Write class names and palette to `workdir/labels.json`, so that predicting needs no data set."""
     content = {"names": list(labels.names), "palette": np.asarray(labels.palette).tolist()}
     (pathlib.Path(workdir) / "labels.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def write_samples(
-    path, model, variables, source, labels, config, mesh, *, count: int = 6, on_error: str = "stop"
-) -> None:
-    """Write images, truths and predictions of `count` images, evenly spread over `source`, to an .npz for the report.
+def write_confusion(path, confusion, labels) -> None:
+    """Write a confusion matrix to an .npz for the report: int64 [K, K], names [K], palette [K, 3]."""
+    np.savez_compressed(path, confusion=confusion, names=np.asarray(labels.names), palette=labels.palette)
+
+
+def spread(count: int, wanted: int = 6) -> list[int]:
+    """`wanted` indices, or all, evenly spread over `count` images."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int)).tolist()
+
+
+def write_pictures(files: dict, model, variables, source, labels, config, mesh, *, on_error: str = "stop") -> None:
+    """Write images, truths and predictions to .npz files for the report. `files`: {path: indices in `source`}.
 
     Keys: image_i [h, w, 3], truth_i and prediction_i [h, w] (train ids, 255 = ignored), palette [K, 3]; names [K].
     In a run of several processes every process must call it; the first one writes.
@@ -133,17 +179,18 @@ def write_samples(
         return
     programs = inference.build(model, inference.protocol(config))
     variables = _on_devices(variables, programs.mesh)
-    arrays = {"palette": np.asarray(labels.palette, np.uint8), "names": np.asarray(labels.names)}
-    for i in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)):
-        try:
-            image, truth = data_pipelines.read_example(source, labels, int(i))
-        except data_pipelines.DataError:
-            if on_error == "stop":
-                raise
-            continue
-        mask = programs.class_ids(variables, image[None])[0]
-        arrays |= {f"image_{i}": image, f"truth_{i}": truth, f"prediction_{i}": mask}
-    np.savez_compressed(path, **arrays)
+    for path, indices in files.items():
+        arrays = {"palette": np.asarray(labels.palette, np.uint8), "names": np.asarray(labels.names)}
+        for i in sorted(set(indices)):
+            try:
+                image, truth = data_pipelines.read_example(source, labels, i)
+            except data_pipelines.DataError:
+                if on_error == "stop":
+                    raise
+                continue
+            mask = programs.class_ids(variables, image[None])[0]
+            arrays |= {f"image_{i}": image, f"truth_{i}": truth, f"prediction_{i}": mask}
+        np.savez_compressed(path, **arrays)
 
 
 # ---- Entry point ----
@@ -159,13 +206,13 @@ def run(config, variables, workdir, checkpoint: str) -> None:
     model = build(config.model)
     protocol = inference.protocol(config.eval)
     variables = _on_devices(variables, mesh)
-    confusion, _ = evaluate(model, variables, data.val, data.labels, config.eval, mesh, on_error=config.data.on_error)
-    images = len(data.val) - len(data.val.skipped)
-    said = {"checkpoint": checkpoint, "images": images, "protocol": dataclasses.asdict(protocol)}
-    outcome = result(confusion, data.labels.names, **said)
+    said = {"checkpoint": checkpoint, "protocol": dataclasses.asdict(protocol)}
+    workdir = pathlib.Path(workdir)
+    outcome = measure(model, variables, data, config, mesh, workdir / "evaluation_confusion.npz", **said)
     print(table(outcome))
-    print(f"\n{images} images, {compilations(inference.build(model, protocol, mesh))}")
-    path = pathlib.Path(workdir) / "evaluation.json"
+    counts = compilations(inference.build(model, protocol, mesh))
+    print(f"\n{outcome['images']} images, {outcome['fillers']} fillers of batches, {counts}")
+    path = workdir / "evaluation.json"
     if jax.process_index() == 0:
         path.write_text(json.dumps(outcome, indent=1) + "\n")
         print(f"written to {path}")

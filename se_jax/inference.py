@@ -183,12 +183,19 @@ def _class_ids(scores):
     return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
 
 
-def _zeros(shape):
-    return jnp.zeros(shape, jnp.int32)
+def _no_counts(index, classes):
+    def zeros(*shape):
+        return jnp.zeros(shape, jnp.int32)
+
+    return {"index": index, "confusion": zeros(classes, classes), "areas": zeros(len(index), 2, classes)}
 
 
 def _count(counts, scores, label):
-    return counts + metrics.confusion_matrix(scores, label, scores.shape[-1])
+    ids, classes = jnp.argmax(scores, axis=-1), scores.shape[-1]
+    return counts | {
+        "confusion": counts["confusion"] + metrics.confusion_matrix(ids, label, classes),
+        "areas": counts["areas"] + metrics.areas(ids, label, classes),
+    }
 
 
 class Inference:
@@ -213,7 +220,7 @@ class Inference:
         )
         self._vote = self.compiled("vote", _vote, in_shardings=parts, out_shardings=parts, donate_argnums=0)
         self._class_ids = self.compiled("class ids", _class_ids, in_shardings=parts, out_shardings=parts)
-        self._nothing = self.compiled("blank", _zeros, static_argnums=0, out_shardings=whole)
+        self._no_counts = self.compiled("blank", _no_counts, static_argnums=1, in_shardings=parts, out_shardings=whole)
         self._count = self.compiled("count", _count, in_shardings=(whole, parts, parts), out_shardings=whole)
 
     def compiled(self, name: str, fn, **options):
@@ -273,11 +280,20 @@ class Inference:
             ids[:, rows, columns] = found[:, : rows.stop - rows.start, : columns.stop - columns.start]
         return ids
 
-    def confusion(self, variables, images, labels):
-        """Images and their labels uint8 [b, h, w], this process's part -> int32 [K, K] of the whole batch."""
-        counts = self._nothing((self.model.num_classes,) * 2)
-        for rows, columns, scores in self.scores(variables, images):
-            label = geometry.padded(labels[:, rows, columns], scores.shape[1:3], losses.IGNORE)
+    def count(self, variables, batch) -> dict:
+        """What the predictions for a batch are worth.
+
+        Args:
+          batch: this process's part of image uint8 [b, h, w, 3], label uint8 [b, h, w] and index int32 [b].
+
+        Returns:
+          Of the whole batch, on every device, int32: confusion [K, K]; each image's areas [b, 2, K], the intersection
+          and union of prediction and label; index [b], which image that is.
+        """
+        index = parallel.shard_batch(self.mesh, batch["index"])
+        counts = self._no_counts(index, self.model.num_classes)
+        for rows, columns, scores in self.scores(variables, batch["image"]):
+            label = geometry.padded(batch["label"][:, rows, columns], scores.shape[1:3], losses.IGNORE)
             counts = self._count(counts, scores, parallel.shard_batch(self.mesh, label))
         return counts
 

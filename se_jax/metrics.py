@@ -5,6 +5,7 @@ Counts are int32 on the device for a batch and int64 on the host for a data set:
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,6 +29,25 @@ def confusion_matrix(prediction, label, num_classes: int):
     dropped = num_classes * num_classes
     counts = jnp.bincount(jnp.where(kept, cell, dropped).ravel(), length=dropped + 1)
     return counts[:dropped].reshape(num_classes, num_classes).astype(jnp.int32)
+
+
+def areas(prediction, label, num_classes: int):
+    """Each image's intersection and union of prediction and label, by class, among the pixels that are not dropped.
+
+    Args:
+      prediction: [b, ...] integer ids 0..K-1. label: [b, ...] integer ids, as in `confusion_matrix`.
+
+    Returns:
+      int32 [b, 2, K]: intersection, union.
+    """
+    kept = (label != IGNORE) & (label < num_classes)
+
+    def count(ids, where):
+        cells = jnp.where(where, ids.astype(jnp.int32), num_classes).reshape(len(ids), -1)
+        return jax.vmap(lambda row: jnp.bincount(row, length=num_classes + 1))(cells)[:, :num_classes]
+
+    right = count(label, kept & (label == prediction))
+    return jnp.stack([right, count(label, kept) + count(prediction, kept) - right], 1).astype(jnp.int32)
 
 
 def scores(confusion) -> dict:

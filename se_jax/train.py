@@ -23,7 +23,7 @@ from clu import metric_writers, periodic_actions
 from jax.experimental import multihost_utils
 
 import data_pipelines
-from se_jax import calibrate, checkpoints, evaluate, inference, losses, optimizers, parallel, report
+from se_jax import calibrate, checkpoints, evaluate, inference, losses, optimizers, parallel, report, worst
 from se_jax import state as train_state
 from se_jax.importers import start_from
 from se_jax.models import build
@@ -82,8 +82,7 @@ def train_and_evaluate(config, workdir) -> dict | None:
         state = store.restore(blank)
         logging.info("Going on from the checkpoint of step %d in %s", store.last, workdir)
     else:
-        born = {"params": layout.params, "batch_stats": layout.batch_stats, **layout.constants}
-        born.pop("equalizer", None)  # which calibration adds
+        born = {"params": layout.params, "batch_stats": layout.batch_stats}
         if model.decoder.equalizer.mode == "folded":  # its network has places for the shifts that a plain one lacks
             born["params"] = parallel.param_shardings(mesh, jax.eval_shape(init)["params"])
         variables = parallel.jit_once(init, out_shardings=born)()
@@ -136,16 +135,8 @@ def train_and_evaluate(config, workdir) -> dict | None:
         write_environment(workdir, mesh, state, train_step)
 
     def validate(state, step):
-        confusion, _ = evaluate.evaluate(
-            model,
-            train_state.variables(state, averaged=True),
-            data.val,
-            data.labels,
-            config.eval,
-            mesh,
-            on_error=config.data.on_error,
-        )
-        return evaluate.result(confusion, data.labels.names, step=step, images=len(data.val) - len(data.val.skipped))
+        variables = train_state.variables(state, averaged=True)
+        return evaluate.measure(model, variables, data, config, mesh, workdir / "confusion.npz", step=step)
 
     recent, result, since, waited = [], None, time.monotonic(), 0.0
     with contextlib.closing(store), contextlib.closing(writer), preemption() as stopping:
@@ -183,8 +174,9 @@ def train_and_evaluate(config, workdir) -> dict | None:
 
         # ---- Final evaluation and report ----
         result = result or validate(state, start)
-        evaluate.write_samples(
-            workdir / "samples.npz",
+        shown = {"samples": evaluate.spread(len(data.val)), "worst": worst.indices(result)}
+        evaluate.write_pictures(
+            {workdir / f"{name}.npz": indices for name, indices in shown.items()},
             model,
             train_state.variables(state, averaged=True),
             data.val,
@@ -219,8 +211,8 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config):
     scalars; loss = loss_decoder + loss_auxiliary, both averaged over the pixels of the whole batch.
     """
 
-    def loss_of(params, batch_stats, constants, key, part, divide_by):
-        variables = {"params": params, "batch_stats": batch_stats, **constants}
+    def loss_of(params, batch_stats, equalizer, key, part, divide_by):
+        variables = {"params": params, "batch_stats": batch_stats} | ({"equalizer": equalizer} if equalizer else {})
         images = normalize(part["image"], part["size"])
         outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         cross_entropy = functools.partial(
@@ -240,7 +232,7 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config):
 
         def gradients(batch_stats, key, part):
             gradient = jax.grad(loss_of, has_aux=True)
-            return gradient(state.params, batch_stats, state.constants, key, part, divide_by)
+            return gradient(state.params, batch_stats, state.equalizer, key, part, divide_by)
 
         if config.accumulate == 1:
             grads, (batch_stats, measured) = gradients(state.batch_stats, key, batch)

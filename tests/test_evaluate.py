@@ -1,5 +1,6 @@
 """Whole-image evaluation: the reference's numbers, every image once, the same counts on any number of devices."""
 
+import dataclasses
 import json
 
 import jax
@@ -70,34 +71,56 @@ def config(batch_size=3, scale=None):
 
 @pytest.fixture(scope="module")
 def counted(network, source):
-    """Confusion matrix on one device."""
+    """What is found on one device."""
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
-    return evaluate.evaluate(*network, source, LABELS, config(), mesh)[0]
+    return evaluate.evaluate(*network, source, LABELS, config(), mesh)
+
+
+@pytest.fixture(scope="module")
+def predictions(network, source):
+    """Class ids of every image, one by one."""
+    programs = inference.build(network[0], inference.Protocol())
+    return [programs.class_ids(network[1], image[None])[0] for image in source.images]
 
 
 def test_every_labelled_pixel_is_counted_once(counted, source):
+    counted = counted.confusion
     labels = np.concatenate([label.ravel() for label in source.labels])
     assert counted.dtype == np.int64
     np.testing.assert_array_equal(counted.sum(1), [np.sum(labels == k) for k in range(CLASSES)])
     assert (counted.sum(0) > 0).sum() >= 2  # the network does not say one class everywhere
 
 
-def test_it_is_the_sum_over_images_one_by_one(network, counted, source):
-    model, variables = network
-    programs = inference.build(model, inference.Protocol())
+def test_it_is_the_sum_over_images_one_by_one(predictions, counted, source):
     total = sum(
-        np.asarray(metrics.confusion_matrix(programs.class_ids(variables, image[None]), label[None], CLASSES))
-        for image, label in zip(source.images, source.labels, strict=True)
+        np.asarray(metrics.confusion_matrix(mask, label, CLASSES))
+        for mask, label in zip(predictions, source.labels, strict=True)
     )
-    np.testing.assert_array_equal(total, counted)
+    np.testing.assert_array_equal(total, counted.confusion)
+
+
+def test_the_worst_images_are_those_that_one_finds_by_looking_at_all(predictions, counted, source):
+    table = counted.worst.table(LABELS.names, source)
+    for k, name in enumerate(LABELS.names):
+        all_of_them = []
+        for i, (mask, label) in enumerate(zip(predictions, source.labels, strict=True)):
+            kept = label != 255
+            right, either = (np.sum(f(label == k, mask == k) & kept) for f in (np.logical_and, np.logical_or))
+            if either:
+                all_of_them.append((right / either, int(right - either), i))
+        expected = [(i, score, -wrong) for score, wrong, i in sorted(all_of_them)[:3]]
+        assert [(entry["index"], entry["iou"], entry["wrong"]) for entry in table[name]] == expected
+        assert all(entry["image"] == f"mixed {entry['index']}" for entry in table[name])
+    assert len(table["a"]) == 3
 
 
 @pytest.mark.parametrize("devices, batch_size", [(8, 8), (8, 3), (1, 11)])
 def test_devices_and_batch_size_change_nothing(network, source, counted, devices, batch_size):
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
-    found, scores = evaluate.evaluate(*network, source, LABELS, config(batch_size), mesh)
-    np.testing.assert_array_equal(found, counted)
-    assert scores["miou"] == metrics.scores(counted)["miou"]
+    found = evaluate.evaluate(*network, source, LABELS, config(batch_size), mesh)
+    np.testing.assert_array_equal(found.confusion, counted.confusion)
+    np.testing.assert_array_equal(found.worst.entries, counted.worst.entries)
+    assert found.images == 11 and found.fillers == sum(-count % max(batch_size, devices) for count in (7, 4))
 
 
 def test_a_second_evaluation_compiles_nothing(network, source, counted):
@@ -115,7 +138,7 @@ def test_windows_and_views_count_every_pixel_once(network, devices, batch_size):
     source = MixedSource([(24, 32), (32, 24), (24, 32)])
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     options = ConfigDict({"mode": "slide", "window": (12, 12), "stride": (9, 9), "tta": True, "batch_size": batch_size})
-    found, _ = evaluate.evaluate(*network, source, LABELS, options, mesh)
+    found = evaluate.evaluate(*network, source, LABELS, options, mesh).confusion
     programs = inference.build(network[0], inference.protocol(options))
     variables = jax.device_put(network[1], parallel.replicated(programs.mesh))
     expected = sum(
@@ -145,7 +168,10 @@ def test_result_and_table():
 def test_samples_hold_image_truth_and_prediction(network, source, tmp_path):
     model, variables = network
     mesh = parallel.make_mesh(devices=jax.devices())
-    evaluate.write_samples(tmp_path / "s.npz", model, variables, source, LABELS, config(), mesh, count=3)
+    files = {tmp_path / "s.npz": evaluate.spread(11, 3), tmp_path / "w.npz": [5, 5]}
+    evaluate.write_pictures(files, model, variables, source, LABELS, config(), mesh)
+    with np.load(tmp_path / "w.npz") as found:
+        assert [n for n in found.files if n.startswith("image_")] == ["image_5"]
     with np.load(tmp_path / "s.npz") as found:
         assert [n for n in found.files if n.startswith("image_")] == ["image_0", "image_5", "image_10"]
         np.testing.assert_array_equal(found["image_5"], source.images[5])
@@ -164,7 +190,7 @@ def test_run_prints_a_table_and_writes_the_result(tmp_path, capsys):
     printed = capsys.readouterr().out
     outcome = json.loads((tmp_path / "evaluation.json").read_text())
     assert outcome["images"] == 2 and outcome["checkpoint"] == "last" and len(outcome["iou"]) == 9
-    assert outcome["protocol"] == {"mode": "whole", "window": None, "stride": None, "tta": False, "scale": None}
+    assert outcome["protocol"] == dataclasses.asdict(inference.Protocol())
     assert all(name in printed for name in (*outcome["iou"], "mean", "network 1", "evaluation.json"))
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from se_jax import metrics, parallel
 
 count = jax.jit(metrics.confusion_matrix, static_argnums=2)
+areas = jax.jit(metrics.areas, static_argnums=2)
 
 
 def test_scores_are_the_references(golden):
@@ -57,6 +58,19 @@ def test_confusion_matrix_counts_every_pixel_once(seed):
     expected = [[np.sum((label == i) & (prediction == j)) for j in range(3)] for i in range(3)]
     np.testing.assert_array_equal(count(prediction, label, 3), expected)
     np.testing.assert_array_equal(count(jax.nn.one_hot(prediction, 3), label, 3), expected)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**31 - 1))
+def test_areas_are_those_of_each_images_confusion_matrix(seed):
+    rng = np.random.default_rng(seed)
+    label = rng.choice([0, 1, 2, 255], size=(2, 5, 7)).astype(np.uint8)
+    prediction = rng.integers(0, 3, size=label.shape)
+    found = areas(prediction, label, 3)
+    for image in range(2):
+        confusion = np.asarray(count(prediction[image], label[image], 3))
+        right = np.diagonal(confusion)
+        np.testing.assert_array_equal(found[image], [right, confusion.sum(0) + confusion.sum(1) - right])
 
 
 def test_the_count_is_the_same_on_eight_devices():
