@@ -82,7 +82,8 @@ def train_and_evaluate(config, workdir) -> dict | None:
         state = store.restore(blank)
         logging.info("Going on from the checkpoint of step %d in %s", store.last, workdir)
     else:
-        born = {"params": layout.params, "batch_stats": layout.batch_stats}
+        born = {"params": layout.params, "batch_stats": layout.batch_stats, **layout.constants}
+        born.pop("equalizer", None)  # which calibration adds
         if model.decoder.equalizer.mode == "folded":  # its network has places for the shifts that a plain one lacks
             born["params"] = parallel.param_shardings(mesh, jax.eval_shape(init)["params"])
         variables = parallel.jit_once(init, out_shardings=born)()
@@ -211,8 +212,8 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config):
     scalars; loss = loss_decoder + loss_auxiliary, both averaged over the pixels of the whole batch.
     """
 
-    def loss_of(params, batch_stats, equalizer, key, part, divide_by):
-        variables = {"params": params, "batch_stats": batch_stats} | ({"equalizer": equalizer} if equalizer else {})
+    def loss_of(params, batch_stats, constants, key, part, divide_by):
+        variables = {"params": params, "batch_stats": batch_stats, **constants}
         images = normalize(part["image"], part["size"])
         outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         cross_entropy = functools.partial(
@@ -232,7 +233,7 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config):
 
         def gradients(batch_stats, key, part):
             gradient = jax.grad(loss_of, has_aux=True)
-            return gradient(state.params, batch_stats, state.equalizer, key, part, divide_by)
+            return gradient(state.params, batch_stats, state.constants, key, part, divide_by)
 
         if config.accumulate == 1:
             grads, (batch_stats, measured) = gradients(state.batch_stats, key, batch)
