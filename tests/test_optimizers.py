@@ -65,8 +65,23 @@ def test_poly_is_the_references(golden, name, recipe, num_steps):
     np.testing.assert_allclose(1e6 * rate, case[f"res/{name}/lr_x1e6"], rtol=2e-6, atol=1e-9)
 
 
-def test_poly_of_one_step_is_defined():
-    assert np.isfinite(optimizers.poly_schedule(0.1, 1)(jnp.int32(0)))
+def test_cosine_is_its_formula():
+    settings = config(schedule="cosine", learning_rate=0.08, min_learning_rate=1e-3, warmup_steps=5)
+    _, schedule = optimizers.build(settings, 105)
+    rates = np.array([schedule(step) for step in range(105)], np.float64)
+    np.testing.assert_allclose(rates[:5], 0.08 * np.maximum([0, 0.25, 0.5, 0.75, 1], 1e-6), rtol=1e-5)
+    turn = np.pi * np.arange(100) / 99
+    np.testing.assert_allclose(rates[5:], 1e-3 + 0.079 * (1 + np.cos(turn)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [optimizers.poly_schedule, optimizers.cosine_schedule])
+def test_a_schedule_of_one_step_is_defined(schedule):
+    assert np.isfinite(schedule(0.1, 1)(jnp.int32(0)))
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="optimizer.schedule is 'step'; expected one of poly, cosine"):
+        optimizers.build(config(schedule="step"), 10)
 
 
 # ---- SGD and AdamW, by their definitions ----
@@ -83,8 +98,9 @@ def reference_rate(settings, multiplier, step, num_steps):
 
 def sgd_step(settings, slots, gradient, weight, rate, decay, step):
     """torch.optim.SGD."""
-    slots["buffer"] = settings.momentum * slots.get("buffer", 0) + gradient + decay * weight
-    return weight - rate * slots["buffer"]
+    gradient = gradient + decay * weight
+    slots["buffer"] = settings.momentum * slots.get("buffer", 0) + gradient
+    return weight - rate * (gradient + settings.momentum * slots["buffer"] if settings.nesterov else slots["buffer"])
 
 
 def adamw_step(settings, slots, gradient, weight, rate, decay, step):
@@ -96,10 +112,12 @@ def adamw_step(settings, slots, gradient, weight, rate, decay, step):
 
 
 @pytest.mark.parametrize("multipliers", [False, True])
-@pytest.mark.parametrize("name, torch_step", [("sgd", sgd_step), ("adamw", adamw_step)])
-def test_steps_are_torchs(name, torch_step, multipliers):
+@pytest.mark.parametrize(
+    "name, nesterov, torch_step", [("sgd", False, sgd_step), ("sgd", True, sgd_step), ("adamw", False, adamw_step)]
+)
+def test_steps_are_torchs(name, nesterov, torch_step, multipliers):
     rules = {"rate_multipliers": RATES, "decay_multipliers": DECAYS} if multipliers else {}
-    settings = config(name=name, learning_rate=0.01, min_learning_rate=1e-3, warmup_steps=3, **rules)
+    settings = config(name=name, nesterov=nesterov, learning_rate=0.01, min_learning_rate=1e-3, warmup_steps=3, **rules)
     tx, schedule = optimizers.build(settings, num_steps=8)
     update = jax.jit(tx.update)
     params = draw(0)
