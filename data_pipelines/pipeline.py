@@ -110,9 +110,7 @@ def eval_batches(
 
 def _augmented(data, config, seed: int, stream: int, epoch, position) -> dict[str, tf.Tensor]:
     """The training example at `position` of `epoch`'s permutation."""
-    key = tf.constant([seed, stream], tf.int64)
-    key = tf.random.experimental.stateless_fold_in(key, tf.cast(epoch, tf.int64), alg="philox")
-    index = tf.random.experimental.index_shuffle(position, key, len(data.train) - 1)
+    index, key = _shuffled(len(data.train), seed, stream, epoch, position)
     cache = data.train.decoded if config.cache else None
 
     def load(index):
@@ -122,6 +120,18 @@ def _augmented(data, config, seed: int, stream: int, epoch, position) -> dict[st
     key = tf.random.experimental.stateless_fold_in(key, index, alg="philox")
     options = transforms.Augmentation(**augmentation_options(config))
     return element | transforms.augment(element["image"], element["label"], key, options)
+
+
+def _shuffled(count: int, seed: int, stream: int, epoch, position) -> tuple[tf.Tensor, tf.Tensor]:
+    """The index at `position` of `epoch`'s permutation of `count` examples, and the epoch's random key."""
+    key = tf.constant([seed, stream], tf.int64)
+    key = tf.random.experimental.stateless_fold_in(key, tf.cast(epoch, tf.int64), alg="philox")
+    return tf.random.experimental.index_shuffle(position, key, count - 1), key
+
+
+def training_order(count: int, *, seed: int, first: int, last: int) -> list[int]:
+    """Which of `count` examples train_batches(seed=seed) shows from place `first` to before `last`."""
+    return [int(_shuffled(count, seed, _TRAINING, place // count, place % count)[0]) for place in range(first, last)]
 
 
 def _tensors(load: Callable, index: tf.Tensor) -> dict[str, tf.Tensor]:
