@@ -135,7 +135,10 @@ def test_encoder_options_are_its_fields_and_apart(name):
     for key in options:
         assert key == "name" or hasattr(ENCODERS[name], key), key
     unset = [key for key, value in options.items() if value is None]
-    values = {key: 8 if key in ("width", "window", "blocks") else 0.1 if key == "drop_path" else (8,) for key in unset}
+    values = {
+        key: 8 if key in ("width", "window", "blocks") else 0.1 if key in ("drop_path", "depth") else (8,)
+        for key in unset
+    }
     for count, key in enumerate(unset, 1):
         options[key] = values[key]  # also of the type that the option may have
         assert [options[k] is None for k in unset].count(True) == len(unset) - count

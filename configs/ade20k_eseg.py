@@ -1,0 +1,27 @@
+"""ADE20K, ESeg: EfficientNet with a pyramid up to P9 (1/512) and BiFPN, in sizes S, M and L, or with Lite's blocks.
+
+python -m se_jax.main --config=configs/ade20k_eseg.py:s --config.data.dir=DIR \\
+    --config.init_from=FILE --workdir=runs/ade20k_eseg_s
+
+64 crops of 512x512 a step, 95k steps (300 epochs). The paper's recipe is not known to us: rate, schedule, average of
+the parameters, crop and epochs are ours, and what such a run reaches is no reproduction of the paper's numbers.
+Equalizers are explicit, at the last sum. What configs/cityscapes_eseg.py says of other sites and of sizes holds here.
+
+Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
+"""
+
+from configs import common
+
+VARIANTS = ("s", "m", "l", "lite")
+
+
+def get_config(variant: str = VARIANTS[0]):
+    """The config of one of VARIANTS."""
+    size, _ = common.parse(variant, VARIANTS)
+    config = common.ade20k()
+    config.data.batch_size = 64
+    config = common.eseg(config, size)
+    config.num_steps, config.optimizer.warmup_steps = 95_000, 1_600  # 300 and 5 epochs of 20210 images
+    config.eval.every_steps = config.checkpoint.every_steps = 9_500
+    config.loss.average = "valid"
+    return config

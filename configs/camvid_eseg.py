@@ -1,0 +1,21 @@
+"""CamVid at half its resolution, EfficientNet of half B0's width and depth, ESeg's pyramid: for two CPU cores.
+
+python -m se_jax.main --config=configs/camvid_eseg.py --config.data.dir=DIR --workdir=runs/camvid_eseg
+
+Not run to its end yet, so no time and no mIoU are known.
+"""
+
+from configs import common
+
+
+def get_config():
+    """The config of this experiment."""
+    decoder = common.decoder("eseg", channels=32, repeats=2, top_level=7)  # crops of 180 x 240 have no P9
+    config = common.camvid(decoder, "efficientnet", width=0.5, depth=0.5, drop_path=0.0)
+    config.num_steps = 400
+    config.data.update(scale=(240, 180), crop=(180, 240), cache=True)
+    config.optimizer.update(common.sgd_eseg(8, learning_rate=0.05, warmup_steps=50))
+    config.eval.update(every_steps=200, scale=(240, 180))
+    config.checkpoint.every_steps = 200
+    config.model.auxiliary = None
+    return config

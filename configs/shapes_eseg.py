@@ -1,0 +1,16 @@
+"""Generated shapes, small ResNet-18 of output stride 32, ESeg's pyramid of 32 channels up to P7.
+
+python -m se_jax.main --config=configs/shapes_eseg.py --workdir=runs/shapes_eseg
+
+Meant for two CPU cores; not run yet, so no time and no mIoU are known.
+"""
+
+from configs import common
+
+
+def get_config():
+    """The config of this experiment."""
+    decoder = common.decoder("eseg", channels=32, repeats=2, top_level=7)  # crops of 96 x 128 have no P8
+    config = common.shapes(decoder, output_stride=32)
+    config.model.auxiliary = None
+    return config
