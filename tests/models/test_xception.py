@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from se_jax.models import layers
-from se_jax.models.encoders.xception import Xception
+from se_jax.models.encoders.xception import Xception, XceptionUnit
 
 TINY = {
     "65": {"entry": ((8, 2), (16, 2), (24, 2)), "middle": 2, "exit": ((24, 32, 32), (40, 40, 48))},
@@ -114,6 +114,20 @@ def test_multi_grid_multiplies_the_last_units_dilations():
         assert len(set(units[-2]["dilations"])) == 1
 
 
+def test_named_maps_are_handed_out_in_the_order_asked_for():
+    model = Xception(**TINY["65"], outputs=("efb2u1c2", "mfb1u2c3", "map3", "map2", "map0"))
+    variables = random_variables(model)
+    low, branch, last, middle, first = jax.jit(model.apply)(
+        variables, jax.random.normal(jax.random.key(1), (1, 33, 32, 3))
+    )
+    assert model.channels == (16, 24, 48, 24, 16) and last.shape[-1] == 48
+    np.testing.assert_array_equal(low, first)
+    unit = XceptionUnit(**model._units()[4])  # behind three of the entry flow, the second of the middle flow
+    of_unit = {name: part["blocks_4"] for name, part in variables.items()}
+    np.testing.assert_allclose(unit.apply(of_unit, middle - branch)[0], middle, atol=1e-4)
+    assert Xception("65", outputs=("efb2u1c2", "mfb1u16c3", "map3")).channels == (256, 728, 2048)
+
+
 def test_remat_changes_neither_variables_nor_gradients():
     plain = Xception(entry=((8, 2),) * 3, middle=0, exit=((8, 8, 8),) * 2)
     remat = plain.clone(remat=True)
@@ -137,6 +151,7 @@ def test_remat_changes_neither_variables_nor_gradients():
     [
         ({"variant": "66"}, "variant is '66'; expected one of 41, 65, 71"),
         ({"output_stride": 4}, "output_stride is 4; expected one of 8, 16, 32"),
+        ({"outputs": ("mfb1u17c3",)}, "outputs names mfb1u17c3; variant 65 has map0, .*efb1u1c1, .*mfb1u16c3"),
         ({"multi_grid": (1, 2)}, r"multi_grid is \(1, 2\); expected three positive"),
         ({"entry": ((8, 2), (16, 2), (24, 1))}, r"entry has strides \[2, 2, 1\]; expected three times 2"),
     ],

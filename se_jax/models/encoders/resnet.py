@@ -1,6 +1,7 @@
 """ResNet (https://arxiv.org/abs/1512.03385), V1b, V1c and V1d (https://arxiv.org/abs/1812.01187), dilated as DeepLab's.
 
-Numerically mmsegmentation's ResNet, ResNetV1c and ResNetV1d in "pytorch" style with contract_dilation.
+Numerically mmsegmentation's ResNet, ResNetV1c and ResNetV1d in "pytorch" style with contract_dilation. The variant
+'beta' is that of DeepLab's own code (core/resnet_v1_beta.py of tensorflow/models), with torch's padding.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,8 @@ BOTTLENECK_EXPANSION = 4
 # Below the output stride a stage halves the map, from there on it doubles the dilation instead.
 STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
 DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
+VARIANTS = ("v1b", "v1c", "v1d", "beta")
+STAGES = ("layer1", "layer2", "layer3", "layer4")  # the maps that are handed out by default
 
 
 class ResidualBlock(nn.Module):
@@ -33,6 +36,8 @@ class ResidualBlock(nn.Module):
     Attributes:
       scale_init: of the branch's last normalisation; from weight zero, a new block is its shortcut.
       average_shortcut: V1d's shortcut, which averages before its 1x1 convolution instead of dropping pixels.
+      plain_shortcut: beta's shortcut, which drops pixels and has a convolution only where the channels change.
+      with_branch: return the branch too, as it is before the sum: (block's output, branch's output).
     """
 
     features: int
@@ -40,6 +45,8 @@ class ResidualBlock(nn.Module):
     strides: int = 1
     dilation: int = 1
     average_shortcut: bool = False
+    plain_shortcut: bool = False
+    with_branch: bool = False
     scale_init: Callable = nn.initializers.zeros
     dtype: Any = jnp.float32
 
@@ -56,29 +63,38 @@ class ResidualBlock(nn.Module):
             out = self.features
             y = ConvBlock(self.features, 3, **spatial, name="conv1")(x, train)
             y = ConvBlock(out, 3, **last, name="conv2")(y, train)
-        if self.strides != 1 or x.shape[-1] != out:
+        if self.plain_shortcut and x.shape[-1] == out:
+            x = x[:, :: self.strides, :: self.strides]
+        elif self.strides != 1 or x.shape[-1] != out:
             strides = self.strides
             if self.average_shortcut and strides > 1:
                 x, strides = avg_pool_ceil(x, strides), 1
             shortcut = ConvBlock(out, 1, strides=strides, activation=None, dtype=self.dtype, name="downsample")
             x = shortcut(x, train)
-        return nn.relu(y + x)
+        return (nn.relu(y + x), y) if self.with_branch else nn.relu(y + x)
 
 
 class ResNet(nn.Module):
-    """ResNet encoder: image [b, h, w, 3] -> four feature maps [b, h/s, w/s, c], finest first; odd sizes are rounded up.
+    """ResNet encoder: image [b, h, w, 3] -> feature maps [b, h/s, w/s, c], finest first; odd sizes are rounded up.
+
+    There are four by default, of strides 4, 8, 16 and 32 (or the output stride, where that is less): the outputs of the
+    stages or, of 'beta', whose stages end with their stride, what enters the last block of the first three.
 
     Attributes:
       depth: 18, 34 (basic blocks), 50 or 101 (bottlenecks).
-      variant: 'v1b' (one 7x7 convolution as stem), 'v1c' (three 3x3), 'v1d' (v1c with averaging shortcuts).
+      variant: 'v1b' (one 7x7 convolution as stem), 'v1c' (three 3x3), 'v1d' (v1c with averaging shortcuts), 'beta' (v1c
+        with a stem of twice the channels, and strides in the last block of a stage instead of the first).
       output_stride: 8, 16 or 32, the stride of the last map. Stages that would exceed it are dilated; the first block
-        of a dilated stage has half the dilation of the others.
+        of a dilated stage has half the dilation of the others (all have the same in 'beta').
       width: channels of the stem and of the first stage before expansion; 64 is the published network.
       multi_grid: dilations of the last stage's blocks, which replace (not multiply) the stage's own; None keeps those.
+      outputs: names of the maps to hand out, in this order: 'layer1' to 'layer4', the default; 'conv1_3', the stem's,
+        of stride 2; 'b1u2c3', what the third convolution of block 1's unit 2 and its normalisation put out, before
+        shortcut and ReLU ('c2' in networks of basic blocks). The names are DeepLab's, shortened.
       remat: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
-      ValueError: for a depth, variant, output stride or multi-grid that does not exist.
+      ValueError: for a depth, variant, output stride, multi-grid or output that does not exist.
     """
 
     depth: int = 50
@@ -86,13 +102,14 @@ class ResNet(nn.Module):
     output_stride: int = 8
     width: int = 64
     multi_grid: tuple[int, ...] | None = None
+    outputs: tuple[str, ...] = STAGES
     dtype: Any = jnp.float32
     remat: bool = False
 
     def __post_init__(self):
         for name, value, known in (
             ("depth", self.depth, tuple(BLOCKS)),
-            ("variant", self.variant, ("v1b", "v1c", "v1d")),
+            ("variant", self.variant, VARIANTS),
             ("output_stride", self.output_stride, tuple(STRIDES)),
         ):
             if value not in known:
@@ -109,45 +126,85 @@ class ResNet(nn.Module):
                     f"ResNet multi_grid is {self.multi_grid}; expected a dilation for each of the {blocks} blocks "
                     f"of the last stage of depth {self.depth}."
                 )
+        self.outputs = tuple(self.outputs)
+        if unknown := [name for name in self.outputs if name not in self._widths()]:
+            raise ValueError(
+                f"ResNet outputs names {', '.join(unknown)}; {self.variant} of depth {self.depth} has "
+                f"{', '.join(self._widths())}."
+            )
         super().__post_init__()
 
     @property
-    def channels(self) -> tuple[int, int, int, int]:
-        """Channels of the four maps."""
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the maps that are handed out."""
+        return tuple(self._widths()[name] for name in self.outputs)
+
+    @property
+    def _convolutions(self) -> int:
+        """Convolutions in a block's branch."""
+        return 3 if self.depth in BOTTLENECK_DEPTHS else 2
+
+    @property
+    def _stem_width(self) -> int:
+        return 2 * self.width if self.variant == "beta" else self.width
+
+    def _widths(self) -> dict[str, int]:
+        """Channels of every map that can be handed out."""
         expansion = BOTTLENECK_EXPANSION if self.depth in BOTTLENECK_DEPTHS else 1
-        return tuple(self.width * expansion * 2**stage for stage in range(4))
+        widths = {} if self.variant == "v1b" else {"conv1_3": self._stem_width}
+        for stage, blocks in enumerate(BLOCKS[self.depth]):
+            width = self.width * expansion * 2**stage
+            widths |= {f"b{stage + 1}u{unit + 1}c{self._convolutions}": width for unit in range(blocks)}
+            widths[STAGES[stage]] = width
+        return widths
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        x = max_pool(self._stem(x, train))
+        maps = {"conv1_3": self._stem(x, train)}
+        x = max_pool(maps["conv1_3"])
         block = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
-        maps = []
         for stage, dilations in enumerate(self._dilations()):
+            last = len(dilations) - 1
+            strided = last if self.variant == "beta" else 0
             for index, dilation in enumerate(dilations):
+                if self.variant == "beta" and stage < 3 and index == last:
+                    maps[STAGES[stage]] = x
+                branch = f"b{stage + 1}u{index + 1}c{self._convolutions}"
                 x = block(
                     self.width * 2**stage,
                     bottleneck=self.depth in BOTTLENECK_DEPTHS,
-                    strides=STRIDES[self.output_stride][stage] if index == 0 else 1,
+                    strides=self._strides()[stage] if index == strided else 1,
                     dilation=dilation,
                     average_shortcut=self.variant == "v1d",
+                    plain_shortcut=self.variant == "beta",
+                    with_branch=branch in self.outputs,
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{index}",
                 )(x, train)
-            maps.append(x)
-        return tuple(maps)
+                if branch in self.outputs:
+                    x, maps[branch] = x
+            maps.setdefault(STAGES[stage], x)
+        return tuple(maps[name] for name in self.outputs)
 
     def _stem(self, x, train: bool):
         if self.variant == "v1b":
             return ConvBlock(self.width, 7, strides=2, dtype=self.dtype, name="stem_0")(x, train)
-        x = ConvBlock(self.width // 2, 3, strides=2, dtype=self.dtype, name="stem_0")(x, train)
-        x = ConvBlock(self.width // 2, 3, dtype=self.dtype, name="stem_1")(x, train)
-        return ConvBlock(self.width, 3, dtype=self.dtype, name="stem_2")(x, train)
+        narrow = self._stem_width // 2
+        x = ConvBlock(narrow, 3, strides=2, dtype=self.dtype, name="stem_0")(x, train)
+        x = ConvBlock(narrow, 3, dtype=self.dtype, name="stem_1")(x, train)
+        return ConvBlock(self._stem_width, 3, dtype=self.dtype, name="stem_2")(x, train)
+
+    def _strides(self) -> tuple[int, ...]:
+        """The stride of every stage, which its first block has or, of 'beta', its last."""
+        strides = STRIDES[self.output_stride]
+        return (*strides[1:], 1) if self.variant == "beta" else strides
 
     def _dilations(self) -> list[tuple[int, ...]]:
         """The dilation of every block, by stage."""
         stages = []
         for blocks, dilation in zip(BLOCKS[self.depth], DILATIONS[self.output_stride], strict=True):
-            stages.append((max(dilation // 2, 1), *[dilation] * (blocks - 1)))
+            first = dilation if self.variant == "beta" else max(dilation // 2, 1)
+            stages.append((first, *[dilation] * (blocks - 1)))
         if self.multi_grid is not None:
             stages[-1] = self.multi_grid[: len(stages[-1])]
         return stages

@@ -21,6 +21,7 @@ VARIANTS = {
 }  # channels and stride of the entry flow's units, number of the middle flow's, channels of the exit flow's
 STEM = (32, 64)
 OUTPUT_STRIDES = (8, 16, 32)
+MAPS = ("map0", "map1", "map2", "map3")  # that are handed out by default
 EPSILON = 1e-3
 # jax's truncated normal is TensorFlow's: cut at two standard deviations, and not widened to make up for it
 deeplab_normal = nn.initializers.truncated_normal(0.09)
@@ -82,7 +83,7 @@ class XceptionUnit(nn.Module):
       dilations: of the three.
 
     Returns:
-      ([b, ceil(h / strides), ceil(w / strides), features[2]], the second one's output [b, h, w, features[1]]).
+      ([b, ceil(h / strides), ceil(w / strides), features[2]], the outputs of the three).
     """
 
     features: tuple[int, int, int]
@@ -106,14 +107,17 @@ class XceptionUnit(nn.Module):
             )
             y = outputs[-1] if self.activate_inside else nn.relu(outputs[-1])
             outputs.append(conv(y, train))
-        _, _, second, y = outputs
+        _, *outputs = outputs
+        y = outputs[-1]
         if self.skip == "conv":
             x = ConvNorm(self.features[2], strides=self.strides, dtype=self.dtype, name="shortcut")(x, train)
-        return (y if self.skip == "none" else x + y), second
+        return (y if self.skip == "none" else x + y), tuple(outputs)
 
 
 class Xception(nn.Module):
-    """Xception encoder: image [b, h, w, 3] -> four maps [b, h/s, w/s, c], finest first; odd sizes are rounded up.
+    """Xception encoder: image [b, h, w, 3] -> maps [b, h/s, w/s, c], finest first; odd sizes are rounded up.
+
+    By default there are four:
 
     | map | stride | channels | what it is, in DeepLab's names |
     | --- | --- | --- | --- |
@@ -133,11 +137,14 @@ class Xception(nn.Module):
       multi_grid: factors of the dilation of the last unit's three depthwise convolutions; None is (1, 1, 1).
       entry: (channels, stride) of the entry flow's units, three of them with stride 2. middle: number of the middle
         flow's units. exit: the three widths of each of the exit flow's two units. By default the variant's.
+      outputs: names of the maps to hand out, in this order: 'map0' to 'map3' are the four above; 'efb2u1c2' is what the
+        second separable convolution of the entry flow's block 2 puts out, 'mfb1u16c3' the third of the middle flow's
+        unit 16, both before a ReLU or a shortcut. The names are DeepLab's, shortened.
       remat: recompute each unit in the backward pass instead of keeping its activations.
 
     Raises:
-      ValueError: for a variant or output stride that does not exist, a multi-grid that is not three positive numbers,
-        an entry flow whose stride is not 8.
+      ValueError: for a variant, output or output stride that does not exist, a multi-grid that is not three positive
+        numbers, an entry flow whose stride is not 8.
     """
 
     variant: str = "65"
@@ -146,6 +153,7 @@ class Xception(nn.Module):
     entry: tuple[tuple[int, int], ...] | None = None
     middle: int | None = None
     exit: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None
+    outputs: tuple[str, ...] = MAPS
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -163,6 +171,10 @@ class Xception(nn.Module):
             self.multi_grid = tuple(self.multi_grid)
             if len(self.multi_grid) != 3 or min(self.multi_grid) < 1:
                 raise ValueError(f"Xception multi_grid is {self.multi_grid}; expected three positive numbers.")
+        self.outputs = tuple(self.outputs)
+        if unknown := [name for name in self.outputs if name not in self._widths()]:
+            known = ", ".join(self._widths())
+            raise ValueError(f"Xception outputs names {', '.join(unknown)}; variant {self.variant} has {known}.")
         super().__post_init__()
 
     @property
@@ -171,11 +183,23 @@ class Xception(nn.Module):
         return variant_sizes(self, VARIANTS)
 
     @property
-    def channels(self) -> tuple[int, int, int, int]:
-        """Channels of the four maps."""
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the maps that are handed out."""
+        return tuple(self._widths()[name] for name in self.outputs)
+
+    def _widths(self) -> dict[str, int]:
+        """Channels of every map that can be handed out."""
         entry = self.sizes.entry
         strided = [width for width, stride in entry if stride == 2]
-        return strided[1], strided[2], entry[-1][0], self.sizes.exit[1][2]
+        widths = dict(zip(MAPS, (*strided[1:], entry[-1][0], self.sizes.exit[1][2]), strict=True))
+        of_units = [width for width, _ in entry] + [entry[-1][0]] * self.sizes.middle
+        units = zip(self._names(), of_units, strict=True)
+        return widths | {f"{name}c{conv}": width for name, width in units for conv in (1, 2, 3)}
+
+    def _names(self) -> list[str]:
+        """DeepLab's names of the units of the entry flow, where each is a block, and of the middle flow."""
+        entry = [f"efb{block + 1}u1" for block in range(len(self.sizes.entry))]
+        return entry + [f"mfb1u{unit + 1}" for unit in range(self.sizes.middle)]
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -185,14 +209,16 @@ class Xception(nn.Module):
         unit = nn.remat(XceptionUnit, static_argnums=(2,)) if self.remat else XceptionUnit
         units = self._units()
         middle_end = len(units) - len(self.sizes.exit)
-        strided, maps = [i for i, (_, stride) in enumerate(self.sizes.entry) if stride == 2], []
+        maps = {}
         for i, options in enumerate(units):
-            x, second = unit(**options, dtype=self.dtype, name=f"blocks_{i}")(x, train)
-            if i in strided[1:]:
-                maps.append(second)
+            x, outputs = unit(**options, dtype=self.dtype, name=f"blocks_{i}")(x, train)
+            if i < middle_end:
+                maps |= {f"{self._names()[i]}c{conv}": output for conv, output in enumerate(outputs, 1)}
             if i == middle_end - 1:
-                maps.append(x)
-        return (*maps, x)
+                maps["map2"] = x
+        _, *strided = [i for i, (_, stride) in enumerate(self.sizes.entry) if stride == 2]
+        maps |= {name: maps[f"{self._names()[i]}c2"] for name, i in zip(MAPS, strided, strict=False)} | {"map3": x}
+        return tuple(maps[name] for name in self.outputs)
 
     def _units(self) -> list[dict]:
         """The options of every unit, with strides beyond the output stride turned into dilations."""
