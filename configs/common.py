@@ -135,7 +135,7 @@ def data() -> dict:
         "name": "shapes",  # or folder, ade20k, voc2012, cityscapes, pascal_context (59 classes), pascal_context_60
         "batch_size": 16,  # of all devices and processes together
         "on_error": "stop",  # at a file that cannot be read: 'stop', or 'skip' (counted, another image takes its place)
-        "cache": False,  # keep decoded training images in memory: 4 bytes a pixel
+        "cache": False,  # keep decoded training images: 4 bytes a pixel, in half of the free memory at most
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to first; None: their own size
         "ratio_range": (0.5, 2.0),  # then resized by a random ratio
         "crop": (96, 128),  # (height, width)
@@ -146,7 +146,9 @@ def data() -> dict:
         # False: zeros do after it, as elsewhere
         "black_padding": False,
         # of files
-        "dir": "",  # the data set as published, or that of 'folder'; nothing is written into it
+        # the data set as published, its shards (data_dir of data_pipelines.prepare; they count first), or that of
+        # 'folder'; nothing is written into it
+        "dir": "",
         "train_split": config_dict.placeholder(str),  # None: the data set's usual one (voc2012: trainaug); or its name
         "val_split": config_dict.placeholder(str),
         # 'folder' only

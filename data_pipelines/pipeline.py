@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines import transforms
+from data_pipelines.cache import Cache
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec
 from data_pipelines.sources import Source, read_example
 
@@ -163,7 +164,7 @@ def augmentation_options(config) -> dict:
     }
 
 
-def _load(source, labels, index: int, cache: dict | None = None, substitute: bool = False):
+def _load(source, labels, index: int, cache: Cache | None = None, substitute: bool = False):
     """(image, label, status, message); errors travel as values, so that they surface at their own step and unchanged.
 
     An unreadable example gives a one-pixel picture or, with `substitute`, the next readable example of the source: a
@@ -185,7 +186,7 @@ def _load(source, labels, index: int, cache: dict | None = None, substitute: boo
                 return image, label, _UNREADABLE, str(error)
         return *blank, _FATAL, f"not one of the {len(source)} examples of {source.name} can be read: {error}"
     if cache is not None:
-        cache[index] = image, label
+        cache.keep(index, image, label)
     return image, label, _READ, ""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from data_pipelines.cache import Cache
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
@@ -28,13 +29,13 @@ class Source(abc.ABC):
 
     The annotation's bytes are None where there is none: every pixel is then ignored.
     name: what messages call the source, for example its directory.
-    decoded: {index: (image, label)} kept here when config.cache is on.
+    decoded: {index: (image, label)} kept here when config.cache is on, as far as memory allows.
     skipped: {message: times} of the examples that could not be read and were skipped.
     """
 
     def __init__(self, name: str):
         self.name = name
-        self.decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.decoded = Cache(name)
         self.skipped: collections.Counter[str] = collections.Counter()
 
     @abc.abstractmethod

@@ -67,6 +67,16 @@ def test_a_cache_changes_nothing_and_decodes_once(data, shapes_config):
     assert not data.train.decoded
 
 
+def test_a_cache_that_is_full_changes_nothing_either(data, shapes_config):
+    plain = list(take(train_batches(data, shapes_config, seed=1, start_step=0), 6))
+    shapes_config.cache = True
+    cached = data_pipelines.build(shapes_config)
+    cached.train.decoded.limit = 3 * 32 * 48 * 4
+    for a, b in zip(take(train_batches(cached, shapes_config, seed=1, start_step=0), 6), plain, strict=True):
+        same(a, b)
+    assert len(cached.train.decoded) == 3
+
+
 def test_black_padding_counts_as_content(data, shapes_config):
     shapes_config.update(crop=(96, 40), photometric=False)  # higher than any picture: 32 pixels at most doubled
     plain = next(train_batches(data, shapes_config, seed=1, start_step=0))
