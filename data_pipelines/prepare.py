@@ -9,6 +9,7 @@ nothing behind.
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 
@@ -37,6 +38,8 @@ def prepare(name: str, source: str, data_dir: str, record_format: str = FORMATS[
         array_record_reader(directory)
     dataset.root(source)
     existed = tf.io.gfile.exists(data_dir)
+    for left in _incomplete(os.path.dirname(directory)):
+        print(f"{left} was left by a run that was killed: remove it, unless one is still at work there")
     try:
         with tempfile.TemporaryDirectory() as downloads:  # which stays empty
             builder = Segmentation(config=dataset.files, data_dir=data_dir)
@@ -51,6 +54,12 @@ def prepare(name: str, source: str, data_dir: str, record_format: str = FORMATS[
         if not is_prepared(data_dir, dataset):
             _remove_empty(data_dir, os.path.dirname(directory), existed)
     return directory
+
+
+def _incomplete(parent: str) -> list[str]:
+    """TFDS's temporary directories in `parent`."""
+    names = tf.io.gfile.listdir(parent) if tf.io.gfile.isdir(parent) else []
+    return [os.path.join(parent, name) for name in names if name.startswith("incomplete.")]
 
 
 def _remove_empty(data_dir: str, parent: str, existed: bool) -> None:
@@ -71,6 +80,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data_dir", required=True, help="directory for the shards, or gs://bucket/directory")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by an exception, which cleans up
     try:
         directory = prepare(options.dataset, options.source, options.data_dir, options.format)
     except DataError as error:

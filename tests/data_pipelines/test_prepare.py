@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import shutil
+import signal
 import sys
 import types
 
@@ -248,6 +249,24 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"shards/segmentation/ade20k/1.0.0 cannot be written: .*No space left"):
         prepare.prepare("ade20k", tmp_path, tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
+
+
+def test_a_run_that_is_ended_leaves_nothing_and_one_that_was_killed_is_named(tmp_path, monkeypatch, capsys):
+    trees.write_ade20k(tmp_path)
+    left = tmp_path / "shards/segmentation/ade20k/incomplete.ABCDEF_1.0.0"
+    left.mkdir(parents=True)
+    before = entries(tmp_path / "shards")
+    monkeypatch.setattr(tfds.core.writer.Writer, "finalize", lambda self: signal.raise_signal(signal.SIGTERM))
+    restore = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            prepare.main(["--dataset=ade20k", f"--source={tmp_path}", f"--data_dir={tmp_path / 'shards'}"])
+    finally:
+        signal.signal(signal.SIGTERM, restore)
+    assert ended.value.code == 143 and f"{left} was left by a run that was killed" in capsys.readouterr().out
+    assert set(entries(tmp_path / "shards")) - set(before) <= {
+        f"segmentation/.config{file}" for file in ("", "/metadata.json")
+    }
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path):
