@@ -41,6 +41,8 @@ NETWORKS = {
     "mobilenetv2_fcn": Network("mobilenetv2", "fcn", {"output_stride": 8}, sites=("concat_input",)),
     "hrnet_fcn": Network("hrnet", "fcn", {"variant": "w18"}, RESIZE_CONCAT, auxiliary=False),
     "efficientnet_segformer": Network("efficientnet", "segformer", {"variant": "b1"}, {"channels": 256}, False),
+    # images of the default 256 x 256 pixels have no P9
+    "efficientnet_eseg": Network("efficientnet", "eseg", {"variant": "b1"}, {"channels": 96, "top_level": 8}, False),
     "xception_sep_aspp": Network("xception", "sep_aspp", {"variant": "65"}, {"dilations": (1, 6, 12, 18)}),
 }
 

@@ -78,7 +78,7 @@ class ESegHead(nn.Module):
 
     @nn.compact
     def __call__(self, features, train: bool = False):
-        if train or self.is_initializing():
+        if train:
             self._check(features[0].shape[1:3])
         levels = self._pyramid(name="bifpn")(features, train)
         size = levels[0].shape[1:3]
