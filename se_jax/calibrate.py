@@ -257,5 +257,5 @@ def _check(site: str, branch: str, mean, std) -> None:
     numbers = (np.array2string(np.asarray(value), precision=4, threshold=8) for value in (mean, std))
     raise ValueError(
         f"fusion site '{site}', branch '{branch}': calibration found {what.format(*numbers)}, so the branch cannot be "
-        "equalized. Look for dead or diverging layers before it, or leave the site out of equalizer.sites"
+        f"equalized. Look for dead or diverging layers before it, or leave '{site}' out of equalizer.sites"
     )

@@ -21,6 +21,7 @@ from se_jax.models import (
     Swin,
     Twins,
     UPerHead,
+    VWFormerHead,
     Xception,
 )
 
@@ -33,6 +34,7 @@ HEADS = {
     "sep_aspp": (SepASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6), c1_channels=4), 8),
     "segformer": (SegformerHead(CLASSES, channels=8), 32),
     "uper": (UPerHead(CLASSES, channels=8), 32),
+    "vwformer": (VWFormerHead(CLASSES, channels=64, c1_channels=4), 32),
     "fcn": (FCNHead(CLASSES, channels=12, num_convs=1, kernel_size=1, concat_input=False, resize_concat=True), 8),
 }
 # every encoder but ResNet, which comes with the heads
@@ -50,7 +52,7 @@ ENCODERS = {
 }
 
 # head -> sides of the images it is tested with, where it cannot take all; the first is trained and calibrated with
-SIDES = {}
+SIDES = {"vwformer": (128, 64)}
 
 
 def sides(name: str) -> tuple[int, int]:
@@ -77,8 +79,13 @@ def images(batch: int = 2, size: int = 65, seed: int = 0) -> np.ndarray:
 
 
 def init(model: Segmenter, size: int = 65, seed: int = 0):
-    """Variables of `model`, every array drawn away from its neutral start so that a mistake with any of them shows."""
+    """Variables of `model`, filled."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
+    return fill(shapes, seed)
+
+
+def fill(shapes, seed: int = 0):
+    """Variables of these shapes, every array drawn away from its neutral start so that a mistake with any shows."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

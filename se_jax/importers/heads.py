@@ -1,6 +1,6 @@
 """Every decode head, the auxiliary one too, by the names of mmsegmentation or of the authors' own version of it."""
 
-from se_jax.importers.rules import CONV, NORM, Rule, Table, conv_block, parameter
+from se_jax.importers.rules import CONV, IN_PROJ, LINEAR, NORM, Rule, Table, conv_block, parameter
 
 # ESeg's modules; nobody else has such a head, so they keep our names
 _WEIGHTS = (parameter("softmax_weights", "softmax_weights"), parameter("fast_weights", "fast_weights"))
@@ -13,6 +13,17 @@ ESEG = {
     },
     **dict.fromkeys(("bifpn/topdown_{}_{}", "bifpn/bottomup_{}_{}", "sum"), _WEIGHTS),
 }
+# VWFormer's modules, in the authors' repository (yan-hao-tian/VW), whose encoders have mmsegmentation's names
+VWFORMER = (
+    *(rule for name in ("linear_fuse", "short_path", "cat", "low_level_fuse") for rule in conv_block(name, name)),
+    Rule("linear_c{}.proj", "linear_c{}", LINEAR),  # for ADE20K
+    *conv_block("linear_c{}", "linear_c{}"),  # for Cityscapes
+    *conv_block("ds.{}", "attn_{}/ds"),
+    *(Rule(f"attn.{{}}.{name}.conv", f"attn_{{}}/{name}", CONV) for name in ("theta", "phi", "g")),
+    *conv_block("attn.{}.conv_out", "attn_{}/conv_out"),
+    Rule("attn.{}", "attn_{}/in_proj", IN_PROJ),
+    Rule("attn.{}.out_proj", "attn_{}/out_proj", LINEAR),
+)
 
 
 def mmseg(head) -> Table:
@@ -39,5 +50,6 @@ def mmseg(head) -> Table:
             *conv_block("psp_modules.{}.1", "psp_modules_{}"),  # 0 is the pooling
             *conv_block("image_pool.1", "image_pool"),
             *(Rule(name.replace("/", "."), name, leaves) for name, leaves in ESEG.items()),
+            *VWFORMER,
         )
     )

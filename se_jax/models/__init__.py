@@ -10,7 +10,16 @@ import fnmatch
 import flax.linen as nn
 import jax.numpy as jnp
 
-from se_jax.models.decoders import ASPPHead, ESegHead, FCNHead, PSPHead, SegformerHead, SepASPPHead, UPerHead
+from se_jax.models.decoders import (
+    ASPPHead,
+    ESegHead,
+    FCNHead,
+    PSPHead,
+    SegformerHead,
+    SepASPPHead,
+    UPerHead,
+    VWFormerHead,
+)
 from se_jax.models.encoders import (
     ConvNeXt,
     EfficientNet,
@@ -43,6 +52,7 @@ __all__ = [
     "Swin",
     "Twins",
     "UPerHead",
+    "VWFormerHead",
     "Xception",
     "build",
     "normalize",
@@ -67,6 +77,7 @@ DECODERS = {
     "segformer": SegformerHead,
     "sep_aspp": SepASPPHead,
     "uper": UPerHead,
+    "vwformer": VWFormerHead,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

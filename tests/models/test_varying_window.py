@@ -9,6 +9,7 @@ from experiments import counts
 from se_jax.models import varying_window
 from se_jax.models.attention import attend, from_windows, to_windows
 from se_jax.models.varying_window import VaryingWindowAttention, context_table, contexts, copy_shift
+from tests import tiny
 
 RATIOS = (2, 4, 8)
 # sides of a window; odd ones occur where images are tested at multiples of 64
@@ -74,25 +75,11 @@ def test_cost_is_that_of_local_windows_and_one_product_more_whatever_the_ratio(a
     assert counts.multiply_adds(VaryingWindowAttention(8, 8, attention), x) == expected
 
 
-def filled(model, x, seed=1):
-    """Variables of a module, all of them random."""
-    rng = np.random.default_rng(seed)
-
-    def fill(path, leaf):
-        positive = path[-1].key in ("var", "scale")
-        spread = 0.3 if len(leaf.shape) < 2 else np.prod(leaf.shape[:-1]) ** -0.5
-        return jnp.asarray(
-            rng.uniform(0.5, 2, leaf.shape) if positive else rng.normal(0, spread, leaf.shape), "float32"
-        )
-
-    return jax.tree.map_with_path(fill, jax.eval_shape(model.init, jax.random.key(0), x))
-
-
 @pytest.mark.parametrize("attention", ["nonlocal", "multihead"])
 def test_sharing_keys_and_values_changes_nothing(attention, monkeypatch):
     x = draw(2, 64, 8 * 3, 64)  # shared along the rows, not along the columns
     model = VaryingWindowAttention(8, 4, attention)
-    variables = filled(model, x)
+    variables = tiny.fill(jax.eval_shape(model.init, jax.random.key(0), x))
     assert contexts(x[..., :1], 8).shape == (2 * 1 * 8, 8 * 3, 64)
     shared = jax.jit(model.apply)(variables, x)
     monkeypatch.setattr(varying_window, "context_table", copy_shift)
@@ -103,7 +90,7 @@ def test_sharing_keys_and_values_changes_nothing(attention, monkeypatch):
 def test_ratio_1_without_embedding_is_local_window_attention():
     x = jnp.abs(draw(1, 16, 24, 6))
     model = VaryingWindowAttention(1, 2, "multihead")
-    variables = filled(model, x)
+    variables = tiny.fill(jax.eval_shape(model.init, jax.random.key(0), x))
     variables["params"]["ds"]["conv"]["kernel"] = jnp.eye(6)[None, None]
     norm = {"scale": jnp.full(6, np.sqrt(1 + 1e-5), jnp.float32), "bias": jnp.zeros(6)}
     variables["params"]["ds"]["bn"] = norm
@@ -137,7 +124,7 @@ def test_a_pixel_reaches_the_windows_in_whose_context_it_lies():
     """Changes one pixel: the outputs of those windows change, and no others."""
     x = draw(1, 32, 32, 16)
     model = VaryingWindowAttention(2, 1)
-    variables = filled(model, x)
+    variables = tiny.fill(jax.eval_shape(model.init, jax.random.key(0), x))
     apply = jax.jit(model.apply)
     moved = jnp.abs(apply(variables, x.at[0, 9, 13].add(5.0)) - apply(variables, x)).max(-1)[0]
     windows = moved.reshape(8, 4, 8, 4).max((1, 3)) > 1e-5

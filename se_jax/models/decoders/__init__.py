@@ -7,5 +7,6 @@ from se_jax.models.decoders.psp import PSPHead
 from se_jax.models.decoders.segformer import SegformerHead
 from se_jax.models.decoders.sep_aspp import SepASPPHead
 from se_jax.models.decoders.uper import UPerHead
+from se_jax.models.decoders.vwformer import VWFormerHead
 
-__all__ = ["ASPPHead", "ESegHead", "FCNHead", "PSPHead", "SegformerHead", "SepASPPHead", "UPerHead"]
+__all__ = ["ASPPHead", "ESegHead", "FCNHead", "PSPHead", "SegformerHead", "SepASPPHead", "UPerHead", "VWFormerHead"]
