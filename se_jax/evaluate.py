@@ -2,6 +2,11 @@
 
 python -m se_jax.evaluate --workdir=DIR [--checkpoint=best|last] [--config.eval.tta=True] [--config.data.dir=DIR]
     [--config.eval.mode=slide --config.eval.window="(512, 512)" --config.eval.stride="(341, 341)"]
+    [--submission=DIR]
+
+It prints the per-class table and leaves in the workdir evaluation.json, evaluation.html (a page with the confusion
+matrix and each class's worst images) and the arrays of that page; report.html stays that of the training run. With
+--submission nothing is scored: see `se_jax.submission`.
 
 What happens to an image, and what that costs in compilations and memory, stands in `se_jax.inference`.
 """
@@ -16,7 +21,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from se_jax import inference, metrics, parallel
+from se_jax import inference, metrics, parallel, report, worst
 from se_jax.worst import Worst
 
 
@@ -197,25 +202,34 @@ def write_pictures(files: dict, model, variables, source, labels, config, mesh, 
 
 
 def run(config, variables, workdir, checkpoint: str) -> None:
-    """Evaluate a trained network as `config` says; prints the table and writes `workdir/evaluation.json`."""
+    """Evaluate a trained network as `config` says; prints the table and leaves `workdir/evaluation*`."""
     import data_pipelines
     from se_jax.models import build
 
-    mesh = parallel.make_mesh(config)
+    mesh, workdir = parallel.make_mesh(config), pathlib.Path(workdir)
     data = data_pipelines.build(config.data)
     model = build(config.model)
     protocol = inference.protocol(config.eval)
     variables = _on_devices(variables, mesh)
-    said = {"checkpoint": checkpoint, "protocol": dataclasses.asdict(protocol)}
-    workdir = pathlib.Path(workdir)
-    outcome = measure(model, variables, data, config, mesh, workdir / "evaluation_confusion.npz", **said)
-    print(table(outcome))
+    said = {"checkpoint": checkpoint, "protocol": dataclasses.asdict(protocol), "data_set": _data_set(config)}
+    outcome = measure(model, variables, data, config, mesh, workdir / report.EVALUATION["confusion"], **said)
     counts = compilations(inference.build(model, protocol, mesh))
-    print(f"\n{outcome['images']} images, {outcome['fillers']} fillers of batches, {counts}")
-    path = workdir / "evaluation.json"
+    write_pictures(
+        {workdir / report.EVALUATION["worst"]: worst.indices(outcome)},
+        *(model, variables, data.val, data.labels, config.eval, mesh),
+        on_error=config.data.on_error,
+    )
     if jax.process_index() == 0:
+        path = workdir / report.EVALUATION["metrics"]
         path.write_text(json.dumps(outcome, indent=1) + "\n")
-        print(f"written to {path}")
+        print(table(outcome))
+        print(f"\n{outcome['images']} images, {outcome['fillers']} fillers of batches, {counts}")
+        print(f"written to {path} and {report.write_evaluation(workdir)}")
+
+
+def _data_set(config) -> dict:
+    """What a result says of the data it was measured on."""
+    return {key: config.data[key] for key in ("name", "dir", "val_split")}
 
 
 def main(argv: list[str]) -> None:
@@ -223,25 +237,35 @@ def main(argv: list[str]) -> None:
     from absl import app, flags
     from ml_collections import config_flags
 
-    from se_jax import checkpoints
+    from se_jax import checkpoints, submission
 
     logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
     for holder in (flags.FLAGS, given := flags.FlagValues()):
         flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=holder)
         flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which of its checkpoints.", flag_values=holder)
+        flags.DEFINE_string(
+            "submission", None, "New directory for predictions as the benchmark wants them.", flag_values=holder
+        )
     given(argv, known_only=True)  # a first look: the config flags can only be defined from the run's config
     if given.workdir is None:
         sys.exit("se_jax.evaluate: name the run to evaluate: --workdir=DIR")
 
     def work(_):
         try:
-            run(overridden.value, variables, given.workdir, given.checkpoint)
+            config = overridden.value
+            parallel.start_multihost(config.multihost)
+            _, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
+            if given.submission is None:
+                run(config, variables, given.workdir, given.checkpoint)
+            else:
+                submission.run(config, variables, given.submission)
         except (OSError, ValueError) as error:
             sys.exit(f"se_jax.evaluate: {error}")
 
     try:
-        config, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
-        overridden = config_flags.DEFINE_config_dict("config", _open_ended(_complete(config)))
+        config = _complete(checkpoints.load_config(given.workdir))
+        config.multihost = False  # whatever the run did: where it is evaluated decides
+        overridden = config_flags.DEFINE_config_dict("config", _open_ended(config))
         app.run(work, argv=argv)
     except (AttributeError, KeyError, TypeError) as error:
         sys.exit(f"se_jax.evaluate: a --config option that the run does not have, or of another type: {error}")

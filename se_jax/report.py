@@ -1,24 +1,37 @@
 """The report of a run: one self-contained HTML page, which loads nothing from anywhere.
 
-`write(workdir)` reads only what the run left in its workdir (config.json, metrics.json, history.jsonl, equalizer.json,
-samples.npz, environment.json) and leaves out the parts whose file is missing; `write_comparison` shows several runs.
+`write(workdir)` reads only what the run left in its workdir (see `FILES`) and leaves out the parts whose file is
+missing; `write_evaluation` does so for the last evaluation of it; `write_comparison` shows several runs.
 """
 
-import base64
 import dataclasses
 import html
-import io
 import json
 import math
 import pathlib
 
 import numpy as np
-from PIL import Image
 
-from se_jax import svg
+from se_jax import mistakes, page, svg
 
-PICTURE = 420  # widest embedded picture, in pixels
 POINTS = 400  # most points of a curve
+# what a run leaves in its workdir, and what an evaluation of it does
+FILES = {
+    "config": "config.json",
+    "metrics": "metrics.json",
+    "history": "history.jsonl",
+    "equalizer": "equalizer.json",
+    "environment": "environment.json",
+    "samples": "samples.npz",
+    "confusion": "confusion.npz",
+    "worst": "worst.npz",
+}
+EVALUATION = {
+    "config": "config.json",
+    "metrics": "evaluation.json",
+    "confusion": "evaluation_confusion.npz",
+    "worst": "evaluation_worst.npz",
+}
 
 
 @dataclasses.dataclass
@@ -32,34 +45,36 @@ class Run:
     equalizer: list
     environment: dict
     samples: dict
+    confusion: dict
+    worst: dict
 
     @classmethod
-    def read(cls, name: str, workdir) -> "Run":
+    def read(cls, name: str, workdir, files: dict = FILES) -> "Run":
         workdir = pathlib.Path(workdir)
         if not workdir.is_dir():
             raise FileNotFoundError(f"no report: {workdir} is no directory; give the workdir of a run")
 
-        def load(file, empty):
-            path = workdir / file
-            return json.loads(path.read_text()) if path.exists() else empty
+        def load(key):
+            path = workdir / files.get(key, "")
+            if not path.is_file():
+                return [] if key in ("history", "equalizer") else {}
+            if path.suffix == ".npz":
+                with np.load(path) as arrays:
+                    return {key: arrays[key] for key in arrays.files}
+            if path.suffix == ".jsonl":
+                return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+            return json.loads(path.read_text())
 
-        lines = (workdir / "history.jsonl").read_text().splitlines() if (workdir / "history.jsonl").exists() else []
-        samples = {}
-        if (workdir / "samples.npz").exists():
-            with np.load(workdir / "samples.npz") as arrays:
-                samples = {key: arrays[key] for key in arrays.files}
-        equalizer = load("equalizer.json", [])
-        if isinstance(equalizer, dict):
-            equalizer = equalizer.get("rows", [])
-        return cls(
-            name,
-            load("config.json", {}),
-            load("metrics.json", {}),
-            [json.loads(line) for line in lines if line.strip()],
-            equalizer,
-            load("environment.json", {}),
-            samples,
-        )
+        run = cls(name, **{field.name: load(field.name) for field in dataclasses.fields(cls)[1:]})
+        if isinstance(run.equalizer, dict):
+            run.equalizer = run.equalizer.get("rows", [])
+        return run
+
+    @property
+    def palette(self) -> dict:
+        """{class: its colour}."""
+        arrays = self.confusion or self.samples
+        return dict(zip(arrays.get("names", []), arrays.get("palette", []), strict=True))
 
     def curve(self, key: str) -> tuple[list, list]:
         """Steps and values of one entry of the history; a step written twice (a resumed run) keeps its last value."""
@@ -81,6 +96,15 @@ def write(workdir) -> pathlib.Path:
     return path
 
 
+def write_evaluation(workdir) -> pathlib.Path:
+    """Write `workdir/evaluation.html`, on the last evaluation of a run, and return its path."""
+    workdir = pathlib.Path(workdir)
+    run = Run.read(workdir.resolve().name, workdir, EVALUATION)
+    path = workdir / "evaluation.html"
+    path.write_text(_page(f"Evaluation of {run.name}", [run], None), encoding="utf-8")
+    return path
+
+
 def write_comparison(workdirs: dict, path, *, title: str = "Comparison", note: str | None = None) -> pathlib.Path:
     """Write one page with several runs side by side and return its path.
 
@@ -98,21 +122,17 @@ def write_comparison(workdirs: dict, path, *, title: str = "Comparison", note: s
 
 
 def _page(title: str, runs: list[Run], note: str | None) -> str:
-    parts = [_tiles(runs), _curves(runs), _classes(runs), _equalizer(runs), _samples(runs), _setup(runs)]
+    parts = [_tiles(runs), _curves(runs), _classes(runs), mistakes.confusions(runs), mistakes.worst_images(runs)]
+    parts += [_equalizer(runs), _samples(runs), _setup(runs)]
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in (note or "").splitlines() if line.strip())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main>"
+        f"<title>{html.escape(title)}</title><style>{page.STYLE}</style></head><body><main>"
         f"<header><h1>{html.escape(title)}</h1><p class=sub>{_subtitle(runs[0])}</p>{notes}</header>"
         + "".join(parts)
         + "</main></body></html>\n"
     )
-
-
-def _section(title: str, body: str, text: str = "") -> str:
-    text = f'<p class="text">{text}</p>' if text else ""
-    return f"<section><h2>{html.escape(title)}</h2>{text}{body}</section>" if body else ""
 
 
 def _subtitle(run: Run) -> str:
@@ -128,23 +148,22 @@ def _subtitle(run: Run) -> str:
     return " · ".join(html.escape(word) for word in words if word)
 
 
-def _percent(value, digits: int = 2) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
-
-
 def _tiles(runs: list[Run]) -> str:
     out = []
     for i, run in enumerate(runs):
         m = run.metrics
         if not m:
             continue
-        small = [("mean accuracy", _percent(m.get("macc")) + " %"), ("pixel accuracy", _percent(m.get("aacc")) + " %")]
+        small = [
+            ("mean accuracy", page.percent(m.get("macc")) + " %"),
+            ("pixel accuracy", page.percent(m.get("aacc")) + " %"),
+        ]
         small += [(k, f"{m[k]:,}") for k in ("step", "images") if isinstance(m.get(k), int)]
-        small += [("equalizer", m["equalizer"])] if m.get("equalizer") else []
+        small += [(k, m[k]) for k in ("equalizer", "checkpoint") if m.get(k)]
         cells = "".join(f"<div><b>{html.escape(str(v))}</b><span>{html.escape(k)}</span></div>" for k, v in small)
         name = f'<h3 style="color:var(--c{i})">{html.escape(run.name)}</h3>' if len(runs) > 1 else ""
         out.append(
-            f'<div class="tile" style="border-color:var(--c{i})">{name}<div class=big>{_percent(m.get("miou"))}'
+            f'<div class="tile" style="border-color:var(--c{i})">{name}<div class=big>{page.percent(m.get("miou"))}'
             f"<small> % mIoU</small></div><div class=facts>{cells}</div></div>"
         )
     return f'<section class="tiles">{"".join(out)}</section>' if out else ""
@@ -174,11 +193,9 @@ def _curves(runs: list[Run]) -> str:
         for i, run in enumerate(runs)
     )
     body = "".join(f"<figure><figcaption>{name}</figcaption>{chart}</figure>" for name, chart in figures)
-    return _section("Training", (f"<div>{key}</div>" if len(runs) > 1 else "") + f'<div class="figures">{body}</div>')
-
-
-def _swatch(color) -> str:
-    return f'<i class="swatch" style="background:rgb({",".join(str(int(c)) for c in color)})"></i>'
+    return page.section(
+        "Training", (f"<div>{key}</div>" if len(runs) > 1 else "") + f'<div class="figures">{body}</div>'
+    )
 
 
 def _classes(runs: list[Run]) -> str:
@@ -186,7 +203,7 @@ def _classes(runs: list[Run]) -> str:
     if not runs:
         return ""
     _, first = runs[0]
-    palette = dict(zip(first.samples.get("names", []), first.samples.get("palette", []), strict=False))
+    palette = first.palette
     several = len(runs) > 1
     heads = [f"IoU %{', ' + run.name if several else ''}" for _, run in runs]
     heads += ["difference"] if several else (["accuracy %"] if first.metrics.get("acc") else [])
@@ -198,7 +215,8 @@ def _classes(runs: list[Run]) -> str:
     entries.append(("mean", [run.metrics.get("miou") for _, run in runs], first.metrics.get("macc")))
     for name, values, accuracy in entries:
         cells = [
-            f'<td class="bar"><span style="--v:{v or 0:.4f};background:var(--c{i})"></span><b>{_percent(v)}</b></td>'
+            f'<td class="bar"><span style="--v:{v or 0:.4f};background:var(--c{i})"></span>'
+            f"<b>{page.percent(v)}</b></td>"
             for (i, _), v in zip(runs, values, strict=True)
         ]
         if several:
@@ -206,13 +224,30 @@ def _classes(runs: list[Run]) -> str:
             change = f"{100 * (values[-1] - values[0]):+.2f}" if both else "–"
             cells.append(f'<td class="num">{change}</td>')
         elif first.metrics.get("acc"):
-            cells.append(f'<td class="num">{_percent(accuracy)}</td>')
-        swatch = _swatch(palette[name]) if name in palette else ""
+            cells.append(f'<td class="num">{page.percent(accuracy)}</td>')
+        swatch = page.swatch(palette[name]) if name in palette else ""
         last = ' class="total"' if name == "mean" else ""
         lines.append(f"<tr{last}><th>{swatch}{html.escape(name)}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th>{html.escape(h)}</th>" for h in heads)
     body = f"<table><thead><tr><th>class</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return _section("Classes", body, "On the validation set, whole images, every image once.")
+    return page.section("Classes", body, _protocol(first))
+
+
+def _protocol(run: Run) -> str:
+    """How a run was evaluated, in words."""
+    options = run.metrics.get("protocol") or run.config.get("eval") or {}
+    words = ["every image once"]
+    if options.get("mode") == "slide":
+        window, stride = ("x".join(map(str, options[key])) for key in ("window", "stride"))
+        words.append(f"by windows of {window} (height x width) every {stride}")
+    else:
+        words.append("whole")
+    if options.get("tta"):
+        words.append("mean of twelve views (six scales, plain and mirrored)")
+    elif options.get("scale"):
+        words.append(f"fitted to {'x'.join(map(str, options['scale']))} for the network")
+    split = run.metrics.get("data_set", {}).get("val_split")
+    return html.escape(f"On the {f'split {split}' if split else 'validation set'}: {', '.join(words)}.")
 
 
 def _number(value) -> float:
@@ -252,31 +287,12 @@ def _equalizer(runs: list[Run]) -> str:
         + (" The last two columns were measured on other images, after equalizing." if checked else "")
         + (f" Run: {html.escape(run.name)}." if len(runs) > 1 else "")
     )
-    return _section("Scale equalizer", f'<div class="pair"><figure>{picture}</figure><div>{table}</div></div>', text)
+    return page.section(
+        "Scale equalizer", f'<div class="pair"><figure>{picture}</figure><div>{table}</div></div>', text
+    )
 
 
 # ---- Pictures ----
-
-
-def _data_url(picture: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **({"quality": 88} if kind == "JPEG" else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _photo(image) -> str:
-    picture = Image.fromarray(image)
-    picture.thumbnail((PICTURE, PICTURE))
-    return f'<img alt="" src="{_data_url(picture, "JPEG")}">'
-
-
-def _mask(mask, palette) -> str:
-    step = -(-max(mask.shape) // PICTURE)
-    picture = Image.fromarray(np.ascontiguousarray(mask[::step, ::step]))
-    colors = np.full((256, 3), 235, np.uint8)  # ignored pixels: light grey
-    colors[: len(palette)] = palette
-    picture.putpalette(colors.tobytes())
-    return f'<img alt="" class="mask" src="{_data_url(picture, "PNG")}">'
 
 
 def _samples(runs: list[Run]) -> str:
@@ -290,14 +306,14 @@ def _samples(runs: list[Run]) -> str:
     heads = ["image", "truth"] + [f"prediction{', ' + run.name if len(runs) > 1 else ''}" for run in runs]
     cells = "".join(f"<div class=head>{html.escape(head)}</div>" for head in heads)
     for key in keys:
-        cells += _photo(first[f"image_{key}"]) + _mask(first[f"truth_{key}"], palette)
-        cells += "".join(_mask(run.samples[f"prediction_{key}"], palette) for run in runs)
+        cells += page.photo(first[f"image_{key}"]) + page.mask(first[f"truth_{key}"], palette)
+        cells += "".join(page.mask(run.samples[f"prediction_{key}"], palette) for run in runs)
     legend = "".join(
-        f'<span class="key">{_swatch(color)}{html.escape(str(name))}</span>'
-        for name, color in [*zip(first["names"], palette, strict=True), ("ignored", (235, 235, 235))]
+        f'<span class="key">{page.swatch(color)}{html.escape(str(name))}</span>'
+        for name, color in [*zip(first["names"], palette, strict=True), ("ignored", page.IGNORED)]
     )
     grid = f'<div class="grid-pictures" style="grid-template-columns:repeat({len(heads)},1fr)">{cells}</div>'
-    return _section("Validation images", f"<div>{legend}</div>{grid}")
+    return page.section("Validation images", f"<div>{legend}</div>{grid}")
 
 
 # ---- Config and environment ----
@@ -333,48 +349,4 @@ def _setup(runs: list[Run]) -> str:
         )
 
     environment = block("Environment", [dict(_flat(run.environment)) for run in runs], True)
-    return _section("Set-up", environment + block("Config", [dict(_flat(run.config)) for run in runs], False))
-
-
-_STYLE = """
-:root{--bg:#f6f7f9;--card:#fff;--ink:#1c2330;--dim:#667085;--rule:#e4e7ec;--c0:#2563c9;--c1:#d9701a;--c2:#1a8f6b;--c3:#8b4fc4;
---c4:#c23b5e;--c5:#6b7a1f;color-scheme:light dark}
-@media(prefers-color-scheme:dark){:root{--bg:#12161d;--card:#1b212b;--ink:#e6e9ef;--dim:#96a0b1;--rule:#2e3644;--c0:#6ba1f5;
---c1:#f09b52;--c2:#4cc39c;--c3:#b98be6;--c4:#ef7d9a;--c5:#b5c45a}}
-*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,
-"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:1180px;margin:0 auto;padding:36px 24px 64px}
-header{margin-bottom:20px}header p{max-width:80ch;margin:8px 0}
-h1{font-size:28px;margin:0;letter-spacing:-.01em}h2{font-size:18px;margin:0 0 10px}h3{font-size:15px;margin:0 0 2px}
-.sub,.text,.none{color:var(--dim)}.text{max-width:85ch;margin:-4px 0 14px}
-section{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:20px 22px;margin:16px 0;
-overflow-x:auto}
-.tiles{background:none;border:0;padding:0;display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(320px,1fr))}
-.tile{background:var(--card);border:1px solid var(--rule);border-left:4px solid;border-radius:12px;padding:16px 22px}
-.big{font-size:44px;font-weight:650;letter-spacing:-.02em;line-height:1.2}
-.big small{font-size:18px;color:var(--dim);font-weight:500}
-.facts{display:flex;flex-wrap:wrap;gap:8px 28px;margin-top:8px}.facts b{display:block;font-variant-numeric:tabular-nums}
-.facts span{color:var(--dim);font-size:12.5px}
-.figures{display:grid;gap:20px;grid-template-columns:repeat(auto-fit,minmax(400px,1fr))}
-figure{margin:0}figcaption{font-weight:600;margin-bottom:4px}
-svg{width:100%;height:auto;display:block}svg text{font-size:12px;fill:var(--dim);font-variant-numeric:tabular-nums}
-svg .axis{font-size:12px}svg .group{font-size:13px;font-weight:600;fill:var(--ink)}svg .value{fill:var(--ink)}
-svg .grid{stroke:var(--rule)}svg .line{fill:none;stroke-width:2;stroke-linejoin:round}
-.pair{display:grid;gap:28px;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));align-items:start}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:5px 10px;border-bottom:1px solid var(--rule);font-weight:400}
-thead th{color:var(--dim);font-size:12.5px;white-space:nowrap}tbody tr:last-child>*{border-bottom:0}
-.num,thead th+th+th{text-align:left}.total>*{font-weight:650;border-top:2px solid var(--rule)}
-.bar{position:relative;min-width:170px;white-space:nowrap}.bar b{font-weight:inherit}
-.bar span{display:inline-block;vertical-align:middle;height:10px;border-radius:3px;
-width:calc(var(--v) * (100% - 64px));margin-right:8px;opacity:.85}
-.swatch,.key i{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:8px;vertical-align:-1px;
-border:1px solid rgba(128,128,128,.45)}
-.key{display:inline-block;margin:0 18px 8px 0;font-size:13.5px}
-.grid-pictures{display:grid;gap:8px;min-width:640px}.grid-pictures .head{color:var(--dim);font-size:12.5px}
-.grid-pictures img{width:100%;display:block;border-radius:6px}.mask{image-rendering:pixelated}
-summary{cursor:pointer;font-weight:600;padding:4px 0}.setup th{color:var(--dim);width:34%}
-.setup td{word-break:break-word;font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:13px}
-.differs td{font-weight:700}
-@media print{body{background:#fff}section,.tile{break-inside:avoid}}
-"""
+    return page.section("Set-up", environment + block("Config", [dict(_flat(run.config)) for run in runs], False))

@@ -1,10 +1,20 @@
-"""Line and bar charts as SVG text, for pages that load nothing. Colours are the page's CSS variables --c0, --c1, ..."""
+"""Line and bar charts and matrices as SVG text, for pages that load nothing.
+
+Colours are the page's CSS variables --c0, --c1, ...; those of a matrix let the page's background through.
+"""
 
 import html
 import math
 
+import numpy as np
+from PIL import Image
+
+from se_jax import page
+
 WIDTH, HEIGHT = 560, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
+RIGHT_CELL, WRONG_CELL = (37, 99, 201), (217, 112, 26)  # a matrix's cells on its diagonal and off it
+NUMBERED = 24  # classes of the largest matrix that has numbers in its cells
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -112,3 +122,66 @@ def bars(groups, *, x_label: str, format_value="{:.3g}".format) -> str:
             parts.append(f'<text class="value" x="{end + 6:.1f}" y="{y + 14}">{format_value(value)}</text>')
             y += row
     return "".join(parts) + "</svg>"
+
+
+def strength(share):
+    """Opacity of a matrix's cell: the square root, so that one percent can be seen too."""
+    return share**0.5
+
+
+def heat_map(shares, names, *, x_label: str, y_label: str) -> str:
+    """A square matrix of shares, its rows and columns named alike, for two classes or for some hundred.
+
+    Small ones have numbers in their cells; each row says its largest numbers when pointed at.
+
+    Args:
+      shares: float [K, K], 0 to 1; rows of NaN are shown as unknown.
+      names: K names.
+    """
+    count = len(names)
+    cell = 34 if count <= 12 else 26 if count <= NUMBERED else 14 if count <= 60 else 9
+    font = min(12, cell - 0.6)
+    corner = 24 + 0.6 * font * max(map(len, names))
+    side, far = count * cell, corner if count > NUMBERED else 8  # large ones are named on all four sides
+    whole = corner + side + far
+    cells = np.zeros((count, count, 4), np.uint8)
+    cells[..., :3] = np.where(np.eye(count, dtype=bool)[..., None], RIGHT_CELL, WRONG_CELL)
+    cells[..., 3] = np.round(255 * strength(np.nan_to_num(shares)))
+    at = f'x="{corner:.1f}" y="{corner:.1f}" width="{side}" height="{side}"'
+    middle = corner + side / 2
+    parts = [
+        f'<svg viewBox="0 0 {whole:.0f} {whole:.0f}" style="width:{whole:.0f}px;max-width:100%" role="img" '
+        f'aria-label="{html.escape(y_label)}, {html.escape(x_label)}">',
+        f'<image class="mask" {at} href="{page.data_url(Image.fromarray(cells), "PNG")}"/>',
+        f'<text class="axis" x="{middle:.1f}" y="12" text-anchor="middle">{x_label}</text>',
+        f'<text class="axis" transform="translate(11 {middle:.1f}) rotate(-90)" text-anchor="middle">{y_label}</text>',
+    ]
+    for i, name in enumerate(names):
+        line = corner + (i + 0.5) * cell + 0.35 * font
+        text = f'style="font-size:{font:g}px">{html.escape(name)}</text>'
+        for place, anchor in ((corner - 5, "end"), (corner + side + 5, "start"))[: 1 + (far > 8)]:
+            parts.append(f'<text x="{place:.1f}" y="{line:.1f}" text-anchor="{anchor}" {text}')
+        for place, anchor in ((corner - 5, "start"), (corner + side + 5, "end"))[: 1 + (far > 8)]:
+            turned = f"translate({line:.1f} {place:.1f}) rotate(-90)"
+            parts.append(f'<text transform="{turned}" text-anchor="{anchor}" {text}')
+    for place in (corner + i * cell for i in range(10, count, 10) if far > 8):
+        d = f"M{place:.1f} {corner:.1f}v{side}M{corner:.1f} {place:.1f}h{side}"
+        parts.append(f'<path class="grid" d="{d}"/>')
+    parts += [_row(row, names, i, corner, cell) for i, row in enumerate(shares)]
+    return "".join(parts) + f'<rect class="frame" {at}/></svg>'
+
+
+def _row(row, names, i: int, corner: float, cell: int) -> str:
+    """What lies over the cells of a row of a heat map: numbers, where there is place, and what it says."""
+    y = corner + i * cell
+    at = f'x="{corner:.1f}" y="{y:.1f}" width="{len(names) * cell}" height="{cell}"'
+    if np.isnan(row).any():
+        return f'<rect class="unknown" {at}/>'
+    numbers = "".join(
+        f'<text class="{"cell" if strength(row[j]) > 0.6 else "weak"}" style="font-size:11px" '
+        f'x="{corner + (j + 0.5) * cell:.1f}" y="{y + cell / 2 + 4:.1f}" text-anchor="middle">{100 * row[j]:.0f}</text>'
+        for j in np.flatnonzero(row >= 0.005)
+        if len(names) <= NUMBERED
+    )
+    most = ", ".join(f"{100 * row[j]:.1f} % {names[j]}" for j in np.argsort(-row, kind="stable")[:6] if row[j])
+    return f'{numbers}<rect class="over" {at}><title>{html.escape(f"{names[i]}: {most}")}</title></rect>'

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import shapes_aspp
 from data_pipelines.labels import LabelSpec
 from data_pipelines.sources import Source
-from se_jax import evaluate, inference, metrics, parallel
+from se_jax import evaluate, inference, metrics, parallel, worst
 from se_jax.models import FCNHead, ResNet, Segmenter, build
 
 CLASSES = 4
@@ -191,7 +191,17 @@ def test_run_prints_a_table_and_writes_the_result(tmp_path, capsys):
     outcome = json.loads((tmp_path / "evaluation.json").read_text())
     assert outcome["images"] == 2 and outcome["checkpoint"] == "last" and len(outcome["iou"]) == 9
     assert outcome["protocol"] == dataclasses.asdict(inference.Protocol())
-    assert all(name in printed for name in (*outcome["iou"], "mean", "network 1", "evaluation.json"))
+    assert all(name in printed for name in (*outcome["iou"], "mean", "network 1", "evaluation.json", "evaluation.html"))
+    with np.load(tmp_path / "evaluation_confusion.npz") as arrays:
+        assert evaluate.result(arrays["confusion"], arrays["names"].tolist())["iou"] == outcome["iou"]
+    with np.load(tmp_path / "evaluation_worst.npz") as arrays:
+        assert (
+            {f"image_{i}" for i in worst.indices(outcome)}
+            == {n for n in arrays.files if n.startswith("image_")}
+            != set()
+        )
+    assert outcome["fillers"] == 6  # eight devices share the two images
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_options_that_are_none_can_be_set():

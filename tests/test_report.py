@@ -24,13 +24,13 @@ class Page(HTMLParser):
         assert not self.open
 
     def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.addresses += [value for key, value in attributes if key in ("src", "href")]
+        self.handle_startendtag(tag, attributes)
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
         self.tags.append(tag)
+        self.addresses += [value for key, value in attributes if key in ("src", "href")]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
