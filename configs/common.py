@@ -129,6 +129,22 @@ def sgd_eseg(batch_size: int, **changes) -> dict:
     return sgd(**recipe) | changes
 
 
+def adamw_swin_layers(**changes) -> dict:
+    """VWFormer's for Swin-B and Swin-L: rates that fall with the depth, two blocks of the third stage being a layer.
+
+    Bias tables are decayed, as there; norms and biases are not.
+    """
+    third = [f"stages_2_blocks_({2 * i}|{2 * i + 1})/" for i in range(9)]
+    layers = ["patch_embed", "stages_0_", "stages_1_", f"stages_2_downsample/|{third[0]}", *third[1:], "stages_3_"]
+    recipe = {
+        "learning_rate": 1e-4,
+        "weight_decay": 0.05,
+        "rate_multipliers": tuple((f"^encoder/({name})", 0.85 ** (13 - i)) for i, name in enumerate(layers)),
+        "decay_multipliers": (("/(scale|bias|tap_bias)$", 0.0),),
+    }
+    return adamw_swin(**recipe) | changes
+
+
 def data() -> dict:
     """config.data, whose augmentation goes in this order."""
     return {
@@ -236,6 +252,14 @@ def decoder(name: str, **changes) -> dict:
         "segformer": {"channels": 256},
         "sep_aspp": {"dilations": (1, 12, 24, 36), "c1_channels": 48},
         "uper": {"pool_scales": (1, 2, 3, 6)},
+        "vwformer": {
+            "variant": "ade",  # or cityscapes, light; an option that is None keeps the variant's own
+            "channels": config_dict.placeholder(int),
+            "c1_channels": config_dict.placeholder(int),
+            "heads": config_dict.placeholder(int),
+            "image_pool": config_dict.placeholder(bool),
+            "shortcut": config_dict.placeholder(bool),
+        },
     }
     return {"name": name, "channels": 512, "dropout": 0.1, **heads[name], **changes}
 
@@ -361,6 +385,24 @@ def eseg(config: ConfigDict, size: str) -> ConfigDict:
         decoder("eseg", channels=channels, repeats=repeats, activation="relu" if size == "lite" else "silu"),
         sgd_eseg(config.data.batch_size),
     )
+
+
+def vwformer(config: ConfigDict, name: str, **head) -> ConfigDict:
+    """VWFormer on 'convnext_tiny', 'swin_base' and the like as its authors train it, 160k steps of 16 crops.
+
+    On 'mit_b0' to 'mit_b5' their code has no network: the recipe is SegFormer's, which is our choice.
+    """
+    family, _, variant = name.partition("_")
+    config.num_steps, config.data.batch_size, config.model.auxiliary = 160_000, 16, None
+    config.eval.update(every_steps=16_000, size_multiple=64)
+    config.checkpoint.every_steps = 16_000
+    families = {
+        "convnext": ({"drop_path": 0.4}, adamw_convnext(num_layers=6 if variant == "tiny" else 12)),
+        "swin": ({"window": 12, "drop_path": 0.3}, adamw_swin_layers()),
+        "mit": ({}, adamw_segformer()),
+    }
+    sizes, optimizer = families[family]
+    return network(config, encoder(family, variant=variant, **sizes), decoder("vwformer", **head), optimizer)
 
 
 def network(config: ConfigDict, encoder: dict, decoder: dict, optimizer: dict | None = None) -> ConfigDict:

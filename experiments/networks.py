@@ -43,6 +43,7 @@ NETWORKS = {
     "efficientnet_segformer": Network("efficientnet", "segformer", {"variant": "b1"}, {"channels": 256}, False),
     # images of the default 256 x 256 pixels have no P9
     "efficientnet_eseg": Network("efficientnet", "eseg", {"variant": "b1"}, {"channels": 96, "top_level": 8}, False),
+    "mit_vwformer": Network("mit", "vwformer", {"variant": "b2"}, {"channels": 512}, auxiliary=False),
     "xception_sep_aspp": Network("xception", "sep_aspp", {"variant": "65"}, {"dilations": (1, 6, 12, 18)}),
 }
 
