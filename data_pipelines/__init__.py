@@ -18,7 +18,7 @@ from data_pipelines import ade20k, cityscapes, pascal_context, shapes, voc2012  
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec  # noqa: E402
 from data_pipelines.official import Official  # noqa: E402
 from data_pipelines.pipeline import calibration_batches, eval_batches, train_batches  # noqa: E402
-from data_pipelines.records import is_prepared, open_prepared  # noqa: E402
+from data_pipelines.records import is_prepared, located  # noqa: E402
 from data_pipelines.sources import (  # noqa: E402
     FileSource,
     FolderSource,
@@ -100,7 +100,7 @@ def open_images(config) -> tuple[Source, LabelSpec]:
         raise DataError("data.name='shapes': generated pictures are no files; name a data set of files")
     official = _check_directory(config)
     if official and is_prepared(config.dir, official):
-        (source,), labels = open_prepared(config.dir, official, [config.val_split or official.val_split])
+        (source,), labels = located(official, config.dir).open(config.dir, [config.val_split or official.val_split])
         return source, labels
     if official:
         return official.open_images(config.dir, config.val_split or official.val_split)
@@ -114,9 +114,7 @@ def _open(config) -> tuple[list[Source], LabelSpec]:
     official = _check_directory(config)
     if official:
         splits = (config.train_split or official.train_split, config.val_split or official.val_split)
-        if is_prepared(config.dir, official):
-            return open_prepared(config.dir, official, splits)
-        return official.open(config.dir, splits)
+        return located(official, config.dir).open(config.dir, splits)
     labels = read_classes(config.dir)
     splits = (config.train_split or "train", config.val_split or "val")
     return [FolderSource(config.dir, split, config.image_dir, config.label_dir) for split in splits], labels

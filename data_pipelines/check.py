@@ -17,6 +17,7 @@ import numpy as np
 from data_pipelines import OFFICIAL
 from data_pipelines.labels import IGNORE, DataError, LabelSpec, ranges
 from data_pipelines.official import Official
+from data_pipelines.records import located
 from data_pipelines.sources import FileSource, decode_label, read_example
 
 SAMPLE = 32  # images of a split that are decoded, spread evenly over it
@@ -40,14 +41,15 @@ class Sample:
 
 
 def check(dataset: Official, directory: str, write=print) -> int:
-    """Writes the findings about `directory` line by line, and returns the number of problems."""
+    """Writes the findings about `directory`, files or shards, line by line; returns the number of problems."""
+    dataset = located(dataset, directory)
     try:
         root = dataset.root(directory)
+        there = dataset.list_splits(root)
     except DataError as error:
         write(f"PROBLEM {error}")
         return 1
     write(f"{dataset.title} in {root}")
-    there = dataset.list_splits(root)
     problems, samples, part = 0, [], False
     for split, official in dataset.sizes.items():
         if split not in there:
@@ -131,7 +133,7 @@ def _describe_classes(samples: list[Sample], labels: LabelSpec, write) -> None:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="data_pipelines.check", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", required=True, choices=OFFICIAL)
-    parser.add_argument("--source", required=True, help="directory of the data set as published")
+    parser.add_argument("--source", required=True, help="directory of the data set as published, or of its shards")
     options = parser.parse_args(argv)
     return 1 if check(OFFICIAL[options.dataset], options.source) else 0
 

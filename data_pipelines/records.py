@@ -9,6 +9,7 @@ The order of the examples is that of the published files, so batches from the sh
 """
 
 import bisect
+import dataclasses
 import itertools
 import json
 import os
@@ -37,25 +38,35 @@ def is_prepared(data_dir: str, dataset: Official) -> bool:
     return tf.io.gfile.exists(os.path.join(prepared_directory(data_dir, dataset), "metadata.json"))
 
 
-def open_prepared(data_dir: str, dataset: Official, splits: Sequence[str]) -> tuple[list["RecordSource"], LabelSpec]:
-    """What Official.open gives, from shards. Raises DataError naming split or file that is missing or unusable."""
-    directory = prepared_directory(os.fspath(data_dir), dataset)
+def located(dataset: Official, data_dir: str) -> Official:
+    """The data set as `data_dir` holds it: the shards if there are any, else as published."""
+    if not is_prepared(data_dir, dataset):
+        return dataset
+
+    def read(root: str, splits: Sequence[str]) -> tuple[list[RecordSource], LabelSpec]:
+        directory = prepared_directory(root, dataset)
+        metadata = _metadata(directory)
+        sources = [RecordSource(directory, split, metadata["format"], metadata["splits"][split]) for split in splits]
+        return sources, dataset.kinds[metadata["annotations"]]
+
+    return dataclasses.replace(
+        dataset,
+        places=("",),
+        inside=prepared_directory("", dataset),
+        list_splits=lambda root: list(_metadata(prepared_directory(root, dataset))["splits"]),
+        read=read,
+    )
+
+
+def _metadata(directory: str) -> dict:
     path = os.path.join(directory, "metadata.json")
     try:
         metadata = json.loads(read_bytes(path))
-        there, labels = metadata["splits"], dataset.kinds[metadata["annotations"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} is not what data_pipelines.prepare writes ({error!r}). {_advice(directory)}"
-        ) from error
-    for split in splits:
-        if split not in there:
-            raise DataError(
-                f"{directory} has no split {split!r}; prepared were: {', '.join(there)} (data.train_split, "
-                "data.val_split). Other splits can be read from the data set as published. "
-                + dataset.additions.get(split, "")
-            )
-    return [RecordSource(directory, split, metadata["format"], there[split]) for split in splits], labels
+    except ValueError as error:  # DataError too
+        raise DataError(f"{path} cannot be read: {error}. {_advice(directory)}") from error
+    if not isinstance(metadata, dict) or not {"format", "annotations", "splits"} <= metadata.keys():
+        raise DataError(f"{path} is not what data_pipelines.prepare writes. {_advice(directory)}")
+    return metadata
 
 
 class RecordSource(Source):

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines import OFFICIAL, check
+from data_pipelines import OFFICIAL, check, prepare
 from tests.data_pipelines import trees
 from tests.data_pipelines.test_official import WRITE
 
@@ -100,3 +100,17 @@ def test_a_sample_is_spread_over_the_source(tmp_path):
 def test_real_files(name, size, shared_data, capsys):
     status, out = run(capsys, name, shared_data(f"{name}_mini"))
     assert status == 0 and size in out, out
+
+
+def test_shards_are_checked_as_files_are(tmp_path, capsys):
+    trees.write_ade20k(tmp_path)
+    prepare.prepare("ade20k", tmp_path, tmp_path / "shards")
+    capsys.readouterr()
+    status, files = run(capsys, "ade20k", tmp_path)
+    shards_status, shards = run(capsys, "ade20k", tmp_path / "shards")
+    assert (status, shards_status) == (0, 0)
+    assert files.splitlines()[1:] == shards.splitlines()[1:] and shards.startswith(f"ADE20K in {tmp_path / 'shards'}\n")
+    metadata = tmp_path / "shards/segmentation/ade20k/1.0.0/metadata.json"
+    metadata.write_text(metadata.read_text()[:100])
+    status, out = run(capsys, "ade20k", tmp_path / "shards")
+    assert status == 1 and f"PROBLEM {metadata} cannot be read" in out and "Copy the directory again" in out

@@ -61,7 +61,7 @@ def test_every_example_is_there_byte_for_byte_and_in_order(name, record_format, 
     splits = list(json.loads((tmp_path / directory / "metadata.json").read_text())["splits"])
     assert set(splits) == set(dataset.sizes) - {"test"}
     files, labels = dataset.open(tmp_path / "files", splits)
-    shards, shard_labels = records.open_prepared(tmp_path / "shards", dataset, splits)
+    shards, shard_labels = records.located(dataset, tmp_path / "shards").open(tmp_path / "shards", splits)
     assert shard_labels is labels
     for ours, theirs in zip(shards, files, strict=True):
         assert len(ours) == len(theirs)
@@ -225,7 +225,7 @@ def test_a_split_one_can_do_without_is_left_out_and_it_is_said(tmp_path, capsys)
     (root / "SegmentationClassAug" / "2007_d.png").unlink()
     prepare.prepare("voc2012", tmp_path, tmp_path / "shards")
     assert "trainaug is left out: 1 of 3 files listed in" in capsys.readouterr().out
-    with pytest.raises(DataError, match=r"has no split 'trainaug'; prepared were: train, val .*published.*SBD"):
+    with pytest.raises(DataError, match=r"has no split 'trainaug'; there are: train, val .*SBD"):
         build(tmp_path / "shards", "voc2012")
     assert len(build(tmp_path / "shards", "voc2012", train_split="train")[0].train) == 2
 
