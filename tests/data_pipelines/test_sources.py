@@ -2,10 +2,11 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import data_pipelines
 from configs import common
+from data_pipelines import sources
 from data_pipelines.labels import DataError, LabelError, LabelSpec
 from data_pipelines.sources import FolderSource, check_labels, read_classes, read_example
 
@@ -189,3 +190,27 @@ def test_camvid_is_a_folder_data_set(shared_data):
     assert set(np.unique(batch["label"])) <= {*range(11), 255}
     batch = next(data_pipelines.eval_batches(data.val, data.labels, 2))
     assert batch["image"].shape == (2, 360, 480, 3) and batch["valid"].all()
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+def test_both_decoders_of_png_give_the_same_pixels(folder, interlaced, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    path = folder / "images" / "train" / "im0.png"
+    chunk = PngImagePlugin.PngInfo()
+    chunk.add(b"gAMA", (22000).to_bytes(4, "big"))
+    Image.fromarray(noise).save(path, interlace=interlaced, pnginfo=chunk)
+    source = FolderSource(folder, "train")
+    np.testing.assert_array_equal(read_example(source, LABELS, 0)[0], noise)
+    path.write_bytes(path.read_bytes()[:-12])  # without its end chunk, which only PIL does not miss
+    np.testing.assert_array_equal(read_example(source, LABELS, 0)[0], noise)
+    monkeypatch.setattr(sources, "PNG_SIGNATURE", b"no PNG is like this")
+    np.testing.assert_array_equal(read_example(source, LABELS, 0)[0], noise)
+
+
+def test_a_png_that_was_changed_on_the_way_is_named(folder):
+    path = folder / "images" / "train" / "im0.png"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"images/train/im0.png: the image cannot be decoded .*broken"):
+        read_example(FolderSource(folder, "train"), LABELS, 0)
