@@ -7,6 +7,8 @@ import functools
 
 from ml_collections import ConfigDict, config_dict
 
+FREE_TEMPERATURE = (("log_temperature$", 0.0),)  # optimizer.decay_multipliers for decoder 'dupsampling'
+
 
 def get_config() -> ConfigDict:
     """A run of nothing in particular: ResNet-50 with an ASPP head on generated shapes."""
@@ -18,11 +20,15 @@ def get_config() -> ConfigDict:
     # start from trained weights: the workdir of a run, workdir/checkpoints/<step>, a directory written by
     # `python -m se_jax.importers`, or a PyTorch checkpoint (.safetensors, .pth) of the whole network or of its encoder
     config.init_from = ""
+    # decoder 'dupsampling' only: the workdir of `python -m se_jax.dupsample_fit`; a run in init_from brings its own fit
+    config.dupsampling_from = ""
     config.multihost = False  # join other hosts (also done when JAX_COORDINATOR_ADDRESS is set)
     config.mesh = {"model": 1}  # devices that share one copy of the convolution kernels; the others split the batch
 
     config.optimizer = sgd()
     config.loss = {
+        # of the decoder; 'codes' is the L2 loss of decoder 'dupsampling', to be followed by a run that starts from this
+        "name": "cross_entropy",
         "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
         "auxiliary_weight": 0.4,
         "class_weights": (),  # of every class, in both losses, which are then divided by the pixels' weights
@@ -214,10 +220,11 @@ def encoder(name: str, **changes) -> dict:
         "mobilenetv2": {"width": 1.0, "output_stride": 8},  # width: a multiplier; 8 or 32
         "resnet": {
             "depth": 50,  # 18, 34, 50 or 101
-            "variant": "v1c",  # v1b, v1c or v1d
+            "variant": "v1c",  # v1b, v1c, v1d or beta
             "output_stride": 8,  # 8, 16 or 32
             "width": 64,  # channels of the first stage
             "multi_grid": sizes(),  # dilations of the last stage's blocks, e.g. (1, 2, 4)
+            "outputs": ("layer1", "layer2", "layer3", "layer4"),  # maps for the heads, also conv1_3, b1u2c3, ...
         },
         "swin": {
             "variant": "tiny",  # small, base, large
@@ -228,7 +235,8 @@ def encoder(name: str, **changes) -> dict:
             "drop_path": share(),
         },
         "twins": {"variant": "svt_small", "widths": sizes(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
-        "xception": {"variant": "65", "output_stride": 16},
+        # outputs: maps for the heads, also efb2u1c2, mfb1u16c3, ...
+        "xception": {"variant": "65", "output_stride": 16, "outputs": ("map0", "map1", "map2", "map3")},
     }
     return {"name": name, **encoders[name], **changes}
 
@@ -247,10 +255,25 @@ def decoder(name: str, **changes) -> dict:
             "activation": "silu",  # relu with an EfficientNet that is fused: ESeg-Lite's blocks
             "dropout": 0.0,
         },
+        "dupsampling": {  # for an encoder of output stride 16
+            "channels": 256,
+            "codes": 64,  # of a window; the paper's with Xception-65 are 128
+            "ratio": 16,  # a window's side in pixels: the encoder's output stride
+            "low_level": (0,),  # which of the encoder's maps are fused, one after the other; () for none
+            "low_channels": 48,
+            "dilations": (1, 6, 12, 18),
+        },
         "fcn": {"num_convs": 2, "kernel_size": 3, "concat_input": True, "resize_concat": False},
         "psp": {"pool_scales": (1, 2, 3, 6)},
         "segformer": {"channels": 256},
-        "sep_aspp": {"dilations": (1, 12, 24, 36), "c1_channels": 48},
+        # dense: plain instead of separable convolutions behind the concatenation with c1
+        "sep_aspp": {
+            "dilations": (1, 12, 24, 36),
+            "c1_channels": 48,
+            "c1_index": 0,
+            "bottleneck_size": 3,
+            "dense": False,
+        },
         "uper": {"pool_scales": (1, 2, 3, 6)},
         "vwformer": {
             "variant": "ade",  # or cityscapes, light; an option that is None keeps the variant's own
@@ -366,6 +389,35 @@ def hrnet(config: ConfigDict, name: str) -> ConfigDict:
     fused = {"num_convs": 1, "kernel_size": 1, "concat_input": False, "resize_concat": True, "dropout": 0.0}
     config.model.auxiliary = None
     return network(config, encoder("hrnet", variant=name), decoder("fcn", channels=channels, **fused))
+
+
+def dupsampling(name: str, data: str, num_classes: int) -> ConfigDict:
+    """DUpsampling on 'resnet50', 'xception65' or 'xception71', at output stride 16.
+
+    The paper's: encoders, low-level features (but Xception-71's), crop, poly schedule, 30k steps at least, no auxiliary
+    head. From its FLOPs: 64 codes, 128 with Xception. DeepLab's own code's, as the paper's are not known: rates, decay,
+    random scale and flip. Ours: 16 images a step, no decay on the temperature.
+    """
+    config = get_config()
+    config.num_steps = 30_000
+    config.data.update(name=data, batch_size=16, crop=(513, 513), cat_max_ratio=1.0, photometric=False)
+    config.data.black_padding = True
+    config.eval.every_steps = config.checkpoint.every_steps = 3_000
+    config.model.update(num_classes=num_classes, align_corners=True)
+    config.model.auxiliary = None
+    if name == "resnet50":
+        maps = ("conv1_3", "b3u6c3", "layer4")
+        encoders = encoder("resnet", variant="beta", output_stride=16, outputs=maps)
+    else:
+        encoders = encoder("xception", variant=name.removeprefix("xception"), outputs=("mfb1u16c3", "map3"))
+    head = {"low_level": (0, 1), "codes": 64} if name == "resnet50" else {"low_level": (0,), "codes": 128}
+    optimizer = sgd(
+        learning_rate=0.007,
+        min_learning_rate=0.0,
+        weight_decay=1e-4 if name == "resnet50" else 4e-5,
+        decay_multipliers=FREE_TEMPERATURE,
+    )
+    return network(config, encoders, decoder("dupsampling", **head), optimizer)
 
 
 def eseg(config: ConfigDict, size: str) -> ConfigDict:

@@ -186,6 +186,9 @@ def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
 def init_from(path, variables: dict) -> dict:
     """`variables` with the parameters (averaged, where kept) and running statistics of a trained network.
 
+    Of its constants a fitted decoder (`dupsampling`) comes with the parameters that were trained for it; the statistics
+    of equalizers belong to the data and are measured anew.
+
     Args:
       path: a workdir, whose best checkpoint is taken, or the directory of one checkpoint, workdir/checkpoints/<step>.
         One of an encoder alone, as importing leaves it, fills the encoder.
@@ -198,7 +201,8 @@ def init_from(path, variables: dict) -> dict:
         tree = _read_variables(path.parent.parent, int(path.name))
     else:
         tree = _read_variables(path, "best")
-    loaded = {"params": tree["ema"] or tree["params"], "batch_stats": tree["batch_stats"]}
+    loaded = {name: tree[name] for name in (*TRAINED, "dupsampling") if name in tree}
+    loaded["params"] = tree["ema"] or tree["params"]
     wanted = {name: variables.get(name, {}) for name in loaded}
     if loaded["params"].keys() == {"encoder"}:
         wanted = {name: {"encoder": part["encoder"]} if "encoder" in part else {} for name, part in wanted.items()}

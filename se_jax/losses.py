@@ -7,14 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from se_jax.dupsample import tile
 from se_jax.models.layers import resize
 
 IGNORE = 255
+NAMES = ("cross_entropy", "codes")
 AVERAGES = ("valid", "all")
 
 
 def check(config, num_classes: int) -> None:
     """Raises ValueError, naming the option, for values of `config.loss` that no run can have."""
+    if config.name not in NAMES:
+        raise ValueError(f"loss.name is {config.name!r}; expected one of {', '.join(NAMES)}")
+    if config.name == "codes" and (config.class_weights or config.ohem.min_kept):
+        raise ValueError("loss.class_weights and loss.ohem belong to the cross entropy; loss.name='codes' has none")
     if config.average not in AVERAGES:
         raise ValueError(f"loss.average is {config.average!r}; expected one of {', '.join(AVERAGES)}")
     if config.class_weights and len(config.class_weights) != num_classes:
@@ -77,6 +83,28 @@ def cross_entropy(
         hard = _highest(fixed, kept, count) if threshold is None else _improbable(fixed, kept, count, threshold)
         weighted = weighted * hard  # not a selection, so that NaN stays NaN
     return jnp.sum(weighted) / divide_by, jnp.sum(correct & kept).astype(jnp.float32)
+
+
+def squared_error_of_codes(codes, kernel, bias, *, ratio: int, label, divide_by):
+    """DUpsampling's L2 loss, for pre-training: |codes - P (v - mean)|^2, summed over windows v without ignored pixels.
+
+    As the columns of W are orthonormal, its gradient is that of the squared error of the scores, W codes + mean.
+
+    Args:
+      codes: float32 [b, h, w, k], of the network. kernel: [k, N], P. bias: [N], the mean of one-hot windows.
+      label: [b, h', w'] integer ids or 255, h' <= h * ratio; a code stands for ratio x ratio of them. An id of no class
+        makes the loss NaN.
+      divide_by: as of `cross_entropy`.
+    """
+    sides = zip(codes.shape[1:3], label.shape[1:], strict=True)
+    ends = [(0, side * ratio - have) for side, have in sides]
+    windows = tile(jnp.pad(label, [(0, 0), *ends], constant_values=IGNORE)[..., None], ratio)
+    classes = bias.size // ratio**2
+    one_hot = (windows[..., None] == jnp.arange(classes)).reshape(*windows.shape[:3], -1)
+    target = jnp.einsum("bhwn,kn->bhwk", one_hot - bias, kernel)
+    error = jnp.sum(jnp.square(codes - target), axis=-1)
+    error = jnp.where(jnp.all(windows < classes, axis=-1), error, jnp.nan)
+    return jnp.sum(jnp.where(jnp.any(windows == IGNORE, axis=-1), 0, error)) / divide_by
 
 
 def _weights(label, class_weights):

@@ -18,7 +18,7 @@ P = PartitionSpec
 # The first rule whose pattern is found in a parameter's path says how its last axes are split, the others are whole.
 # They must cover every parameter.
 RULES = (
-    (r"(^|/)(scale|bias|tap_bias|gamma|bias_table|(softmax|fast)_weights)$", P()),
+    (r"(^|/)(scale|bias|tap_bias|gamma|bias_table|log_temperature|(softmax|fast)_weights)$", P()),
     (r"(^|/)conv_seg/kernel$", P()),  # the number of classes seldom divides
     (r"(^|/)kernel$", P("model")),  # outputs, of convolutions and of linear layers
 )

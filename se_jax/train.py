@@ -23,7 +23,7 @@ from clu import metric_writers, periodic_actions
 from jax.experimental import multihost_utils
 
 import data_pipelines
-from se_jax import calibrate, checkpoints, evaluate, inference, losses, optimizers, parallel, report, worst
+from se_jax import calibrate, checkpoints, dupsample, evaluate, inference, losses, optimizers, parallel, report, worst
 from se_jax import state as train_state
 from se_jax.importers import start_from
 from se_jax.models import build
@@ -82,11 +82,15 @@ def train_and_evaluate(config, workdir) -> dict | None:
         state = store.restore(blank)
         logging.info("Going on from the checkpoint of step %d in %s", store.last, workdir)
     else:
+        fitted = dupsample.load(config, data.labels.names) if config.model.decoder.name == "dupsampling" else None
         born = {"params": layout.params, "batch_stats": layout.batch_stats, **layout.constants}
         born.pop("equalizer", None)  # which calibration adds
         if model.decoder.equalizer.mode == "folded":  # its network has places for the shifts that a plain one lacks
             born["params"] = parallel.param_shardings(mesh, jax.eval_shape(init)["params"])
         variables = parallel.jit_once(init, out_shardings=born)()
+        if fitted:
+            place = variables["dupsampling"]["decoder"]["dupsample"]
+            place.update({name: jax.device_put(fitted[name], old.sharding) for name, old in place.items()})
         if config.init_from:
             variables = start_from(config.init_from, model, variables)
 
@@ -215,11 +219,18 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config):
     def loss_of(params, batch_stats, constants, key, part, divide_by):
         variables = {"params": params, "batch_stats": batch_stats, **constants}
         images = normalize(part["image"], part["size"])
-        outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        of_codes = config.loss.name == "codes"
+        mutable = ["batch_stats", "codes"] if of_codes else ["batch_stats"]
+        outputs, updates = model.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": key})
         cross_entropy = functools.partial(
             losses.cross_entropy, align_corners=model.align_corners, class_weights=config.loss.class_weights
         )
         loss, correct = cross_entropy(outputs["logits"], part["label"], divide_by, **config.loss.ohem)
+        if of_codes:
+            codes, fitted = (tree["decoder"]["dupsample"] for tree in (updates["codes"], constants["dupsampling"]))
+            loss = losses.squared_error_of_codes(
+                **codes, **fitted, ratio=model.decoder.ratio, label=part["label"], divide_by=divide_by
+            )
         measured = {"loss_decoder": loss, "correct": correct}
         if "auxiliary" in outputs:
             auxiliary, _ = cross_entropy(outputs["auxiliary"], part["label"], divide_by)
@@ -350,6 +361,7 @@ def check(config, mesh) -> None:
     if not 0 <= config.ema_decay < 1:
         raise ValueError(f"ema_decay is {config.ema_decay}; expected 0 (no average) or a number below 1")
     losses.check(config.loss, config.model.num_classes)
+    dupsample.check(config)
     inference.protocol(config.eval)
     batch, unit = config.data.batch_size, mesh.shape["data"] * config.accumulate
     if batch < 1 or batch % unit:

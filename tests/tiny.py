@@ -7,6 +7,7 @@ import numpy as np
 from se_jax.models import (
     ASPPHead,
     ConvNeXt,
+    DUpsamplingHead,
     EfficientNet,
     ESegHead,
     FCNHead,
@@ -29,6 +30,10 @@ CLASSES = 5
 # name -> (head, output stride of the encoder); widths and dilations fit maps of 9 x 9 pixels
 HEADS = {
     "aspp": (ASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6)), 8),
+    "dupsampling": (
+        DUpsamplingHead(CLASSES, channels=8, codes=12, low_level=(0, 2), low_channels=4, dilations=(1, 2, 4, 6)),
+        16,
+    ),
     "eseg": (ESegHead(CLASSES, channels=8, repeats=1, top_level=7), 32),
     "psp": (PSPHead(CLASSES, channels=8), 8),
     "sep_aspp": (SepASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6), c1_channels=4), 8),

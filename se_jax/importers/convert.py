@@ -12,7 +12,7 @@ from se_jax.models import Segmenter
 
 # our part of a whole network -> mmsegmentation's prefix
 PREFIXES = {"encoder": "backbone.", "decoder": "decode_head.", "auxiliary": "auxiliary_head."}
-COLLECTIONS = ("params", "batch_stats")
+COLLECTIONS = ("params", "batch_stats", "dupsampling")
 CLASSIFIER = "conv_seg"
 # Tensors of any checkpoint that have no counterpart.
 SKIPPED = {

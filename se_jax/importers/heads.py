@@ -1,6 +1,6 @@
 """Every decode head, the auxiliary one too, by the names of mmsegmentation or of the authors' own version of it."""
 
-from se_jax.importers.rules import CONV, IN_PROJ, LINEAR, NORM, Rule, Table, conv_block, parameter
+from se_jax.importers.rules import CONV, IN_PROJ, LINEAR, LINEAR_AS_CONV, NORM, Rule, Table, conv_block, parameter
 
 # ESeg's modules; nobody else has such a head, so they keep our names
 _WEIGHTS = (parameter("softmax_weights", "softmax_weights"), parameter("fast_weights", "fast_weights"))
@@ -23,6 +23,13 @@ VWFORMER = (
     *conv_block("attn.{}.conv_out", "attn_{}/conv_out"),
     Rule("attn.{}", "attn_{}/in_proj", IN_PROJ),
     Rule("attn.{}.out_proj", "attn_{}/out_proj", LINEAR),
+)
+# DUpsampling's; its decoder of label patches is a 1x1 convolution with a bias
+_PATCHES = tuple(leaf._replace(collection="dupsampling") for leaf in LINEAR_AS_CONV)
+DUPSAMPLING = (
+    Rule("code", "code", CONV),
+    Rule("dupsample", "dupsample", (*_PATCHES, parameter("log_temperature", "log_temperature"))),
+    *conv_block("low_bottleneck.{}", "low_bottleneck_{}"),
 )
 
 
@@ -51,5 +58,6 @@ def mmseg(head) -> Table:
             *conv_block("image_pool.1", "image_pool"),
             *(Rule(name.replace("/", "."), name, leaves) for name, leaves in ESEG.items()),
             *VWFORMER,
+            *DUPSAMPLING,
         )
     )

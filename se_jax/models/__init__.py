@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from se_jax.models.decoders import (
     ASPPHead,
+    DUpsamplingHead,
     ESegHead,
     FCNHead,
     PSPHead,
@@ -37,6 +38,7 @@ from se_jax.models.segmenter import Segmenter, normalize
 __all__ = [
     "ASPPHead",
     "ConvNeXt",
+    "DUpsamplingHead",
     "ESegHead",
     "EfficientNet",
     "Equalizer",
@@ -71,6 +73,7 @@ ENCODERS = {
 }
 DECODERS = {
     "aspp": ASPPHead,
+    "dupsampling": DUpsamplingHead,
     "eseg": ESegHead,
     "fcn": FCNHead,
     "psp": PSPHead,

@@ -29,6 +29,8 @@ def normalize(images, sizes=None):
 class Segmenter(nn.Module):
     """Normalised images float32 [b, h, w, 3] -> {'logits': float32 [b, h / s, w / s, num_classes]}.
 
+    Logits that are higher or wider than the image, as windows of pixels make them, are cut off at the bottom and right.
+
     With `train=True` BatchNorm uses the batch's statistics, dropout acts if a 'dropout' key is given, and the auxiliary
     head, where there is one, adds {'auxiliary': logits at its own resolution}.
     """
@@ -63,7 +65,7 @@ class Segmenter(nn.Module):
 
     def __call__(self, images, train: bool = False):
         features = self.encoder(images, train)
-        outputs = {"logits": self.decoder(features, train)}
+        outputs = {"logits": self.decoder(features, train)[:, : images.shape[1], : images.shape[2]]}
         if self.auxiliary is not None and (train or self.is_initializing()):
             outputs["auxiliary"] = self.auxiliary(features, train)
         return outputs

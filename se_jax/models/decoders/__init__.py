@@ -1,6 +1,7 @@
 """Decoder heads: a tuple of encoder features, finest first -> logits at the head's own resolution."""
 
 from se_jax.models.decoders.aspp import ASPPHead
+from se_jax.models.decoders.dupsampling import DUpsamplingHead
 from se_jax.models.decoders.eseg import ESegHead
 from se_jax.models.decoders.fcn import FCNHead
 from se_jax.models.decoders.psp import PSPHead
@@ -9,4 +10,14 @@ from se_jax.models.decoders.sep_aspp import SepASPPHead
 from se_jax.models.decoders.uper import UPerHead
 from se_jax.models.decoders.vwformer import VWFormerHead
 
-__all__ = ["ASPPHead", "ESegHead", "FCNHead", "PSPHead", "SegformerHead", "SepASPPHead", "UPerHead", "VWFormerHead"]
+__all__ = [
+    "ASPPHead",
+    "DUpsamplingHead",
+    "ESegHead",
+    "FCNHead",
+    "PSPHead",
+    "SegformerHead",
+    "SepASPPHead",
+    "UPerHead",
+    "VWFormerHead",
+]

@@ -14,11 +14,12 @@ from se_jax.models.fusion import Equalizer, FusionConv
 from se_jax.models.layers import ConvBlock, SeparableConvBlock, adaptive_avg_pool
 
 
-def atrous_pyramid(head, x, train: bool, separable: bool):
+def atrous_pyramid(head, x, train: bool, separable: bool, kernel_size: int = 3):
     """Fuses the image pool and the atrous branches of [b, h, w, c] to [b, h, w, head.channels].
 
-    The site 'aspp' of ASPPHead and SepASPPHead; its layers belong to the head, in whose `__call__` this is called.
-    Dilation 1 is a 1x1 convolution block; `separable` makes the others depthwise-separable.
+    The site 'aspp' of several heads; its layers belong to the head, in whose `__call__` this is called. Dilation 1 is a
+    1x1 convolution block; `separable` makes the others depthwise-separable. kernel_size: of the convolution behind the
+    concatenation, 1 in DeepLab's own code.
     """
     pool = ConvBlock(head.channels, 1, dtype=head.dtype, name="image_pool")
     branches = {"image_pool": pool(adaptive_avg_pool(x, 1), train)}
@@ -34,6 +35,7 @@ def atrous_pyramid(head, x, train: bool, separable: bool):
     bottleneck = FusionConv(
         "aspp",
         head.channels,
+        kernel_size,
         equalizer=head.equalizer,
         align_corners=head.align_corners,
         dtype=head.dtype,
