@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_jax.models.fusion import Equalizer, Fusion, FusionConv, branch_name, ordered_branches
+from se_jax.fold import fold, fold_weights
+from se_jax.models.fusion import (
+    WEIGHTINGS,
+    Equalizer,
+    Fusion,
+    FusionConv,
+    branch_name,
+    normalize_weights,
+    ordered_branches,
+)
 from se_jax.models.layers import ConvBlock, SeparableConvBlock, resize
 
 
@@ -56,6 +65,53 @@ def test_sum_adds_equalized_branches():
     np.testing.assert_allclose(fused, parts[..., :3] + parts[..., 3:], atol=1e-6)
 
 
+@pytest.mark.parametrize("operation", WEIGHTINGS)
+def test_learnt_weights_are_born_equal_and_sum_to_one(operation):
+    inputs = branches(channels=(3, 3, 3))
+    fusion = Fusion(operation=operation)
+    variables = fusion.init(jax.random.key(0), inputs, (8, 12))
+    kind = operation.removeprefix("channel_")
+    shape = (3, 3) if operation.startswith("channel") else (3,)
+    learnt = variables["params"][f"{kind}_weights"]
+    np.testing.assert_array_equal(learnt, np.ones(shape))
+    weights = normalize_weights(learnt, kind)
+    np.testing.assert_allclose(weights, np.full(shape, 1 / 3), rtol=1e-4)
+    np.testing.assert_allclose(weights.sum(0), 1.0 if kind == "softmax" else 3 / (3 + 1e-4), rtol=1e-6)
+    mean = sum(resize(x, (8, 12)) for x in inputs.values()) / 3
+    np.testing.assert_allclose(fusion.apply(variables, inputs, (8, 12)), mean, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("operation", WEIGHTINGS)
+def test_weighted_sum_is_its_formula_also_equalized_and_with_folded_weights(operation):
+    inputs = branches(channels=(3, 3))
+    collection = statistics(inputs)
+    fusion = Fusion(Equalizer("explicit"), operation)
+    variables = fusion.init(jax.random.key(0), inputs, (8, 12))
+    ((name, born),) = variables["params"].items()
+    learnt = np.random.default_rng(2).normal(0.3, 1, born.shape).astype(np.float32)
+    positive = np.exp(learnt) if "softmax" in name else np.maximum(learnt, 0)
+    weights = positive / (positive.sum(0) + (0 if "softmax" in name else 1e-4))
+    expected = sum(
+        weight * (resize(x, (8, 12)) - constants["mean"]) / constants["std"]
+        for weight, x, constants in zip(weights, inputs.values(), collection.values(), strict=True)
+    )
+    variables = {"params": {name: jnp.asarray(learnt)}, "equalizer": collection}
+    fused = fusion.apply(variables, inputs, (8, 12))
+    np.testing.assert_allclose(fused, expected, rtol=1e-4, atol=1e-4)
+    folded = fold_weights(variables)
+    assert folded["params"].keys() == {"weights"} and name in variables["params"]
+    np.testing.assert_allclose(fusion.apply(folded, inputs, (8, 12)), fused, rtol=1e-6, atol=1e-6)
+
+
+def test_apart_equalizes_and_fuses_nothing():
+    inputs = branches()
+    collection = statistics(inputs)
+    maps = Fusion(Equalizer("explicit"), "apart").apply({"equalizer": collection}, inputs)
+    assert list(maps) == list(inputs)
+    for (name, x), constants in zip(inputs.items(), collection.values(), strict=True):
+        np.testing.assert_allclose(maps[name], (x - constants["mean"]) / constants["std"], atol=1e-6)
+
+
 def test_modes_none_and_folded_leave_no_variables():
     inputs = branches()
     for mode in ("none", "folded"):
@@ -83,6 +139,8 @@ def test_sites_off_by_default_are_equalized_when_named():
     assert Equalizer("explicit", sites=("topdown_0",)).selects("topdown_0", default=False)
     assert not Equalizer("explicit", sites=("topdown_0",)).selects("fpn", default=True)
     assert not Equalizer("none", sites=("fpn",)).selects("fpn", default=True)
+    assert Equalizer("explicit", sites=("fpn", "topdown_*")).selects("topdown_0", default=False)
+    assert not Equalizer("explicit", sites=("topdown_*",)).selects("fpn", default=True)
 
 
 @pytest.mark.parametrize("field", ["mode", "statistics"])
@@ -138,8 +196,6 @@ def test_the_mean_is_inert_behind_batch_norm():
 
 def test_explicit_and_folded_weights_learn_at_different_rates():
     """Same function, other dynamics: the folded kernel's gradient is std times the explicit one's, branch by branch."""
-    from se_jax.fold import fold
-
     inputs = branches(channels=(3, 4))
     target = jax.random.normal(jax.random.key(3), (2, 8, 12, 5))
     explicit = FusionConv("site", 5, kernel_size=1, equalizer=Equalizer("explicit"))
