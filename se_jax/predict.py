@@ -61,9 +61,7 @@ class Predictor:
 
     def save_mask(self, mask: np.ndarray, path) -> None:
         """Write class ids as a palette PNG: its pixels are the ids, its colours the data set's."""
-        picture = Image.fromarray(mask)
-        picture.putpalette(self.palette.tobytes())
-        picture.save(path)
+        save_ids(path, mask, self.palette)
 
 
 def load(workdir, checkpoint: str = "best") -> Predictor:
@@ -81,6 +79,14 @@ def load(workdir, checkpoint: str = "best") -> Predictor:
         raise FileNotFoundError(f"{path} is missing; a training run writes it at its start: is this a run's workdir?")
     labels = json.loads(path.read_text())
     return Predictor(config, variables, labels["names"], labels["palette"])
+
+
+def save_ids(path, ids: np.ndarray, palette: np.ndarray | None) -> None:
+    """Write uint8 ids [h, w] as an 8-bit PNG: a palette file with colours uint8 [K, 3], or without them a grey one."""
+    picture = Image.fromarray(ids)
+    if palette is not None:
+        picture.putpalette(palette.tobytes())
+    picture.save(path)
 
 
 def read_image(path) -> np.ndarray:

@@ -19,9 +19,8 @@ import pathlib
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from PIL import Image
 
-from se_jax import evaluate, inference, parallel
+from se_jax import evaluate, inference, parallel, predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +39,12 @@ class Form:
 
 def form(name: str, labels) -> Form:
     """The Form for the data set of that name (config.data.name), whose classes are those of `labels`."""
+    from data_pipelines import cityscapes
+
+    table = cityscapes.LABELS.table if name == "cityscapes" else labels.table  # annotations may be labelTrainIds
     raw = np.arange(256, dtype=np.uint8)
     for train in range(labels.num_classes):
-        raw[train] = np.flatnonzero(labels.table == train)[0]
+        raw[train] = np.flatnonzero(table == train)[0]
     if name in ("voc2012", "folder"):
         return Form(raw, labels.palette, "results/VOC2012/Segmentation/comp6_{split}_cls" if name == "voc2012" else "")
     return Form(raw, None, ending="_leftImg8bit" if name == "cityscapes" else "")
@@ -81,7 +83,7 @@ def run(config, variables, output) -> None:
             masks = kind.ids[programs.class_ids(variables, batch["image"])]
             for index, mask in zip(batch["index"], masks, strict=True):
                 if index >= 0:
-                    _save(place / f"{names[index]}.png", mask, kind.colours)
+                    predict.save_ids(place / f"{names[index]}.png", mask, kind.colours)
                     written += 1
     left_out = f", {len(source.skipped)} images could not be read and are missing" if source.skipped else ""
     if jax.process_index() == 0:
@@ -91,13 +93,6 @@ def run(config, variables, output) -> None:
 
 def _stem(path: str, ending: str) -> str:
     return pathlib.PurePath(path).stem.removesuffix(ending)
-
-
-def _save(path: pathlib.Path, ids: np.ndarray, colours) -> None:
-    picture = Image.fromarray(ids)
-    if colours is not None:
-        picture.putpalette(colours.tobytes())
-    picture.save(path)
 
 
 @contextlib.contextmanager

@@ -40,9 +40,15 @@ class Worst:
 
 
 def shown(result: dict) -> list[tuple[str, dict]]:
-    """(class, worst image) of the classes with the lowest IoU in a result that has a table, without faultless ones."""
+    """(class, worst image) of the classes with the lowest IoU in a result that has a table, without faultless ones.
+
+    Of classes with the same IoU, 0 mostly, those come first whose worst image has more wrong pixels.
+    """
     worst = {name: rows[0] for name, rows in result.get("worst", {}).items() if rows and rows[0]["wrong"]}
-    return [(name, worst[name]) for name in sorted(worst, key=lambda name: result["iou"][name])[:SHOWN]]
+    return [
+        (name, worst[name])
+        for name in sorted(worst, key=lambda name: (result["iou"][name], -worst[name]["wrong"]))[:SHOWN]
+    ]
 
 
 def indices(result: dict) -> list[int]:

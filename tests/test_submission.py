@@ -11,7 +11,7 @@ from PIL import Image
 from configs import common
 from data_pipelines import ade20k, cityscapes, voc2012
 from data_pipelines.labels import DataError
-from se_jax import inference, submission
+from se_jax import inference, predict, submission
 from se_jax.models import build
 from tests.data_pipelines import trees
 
@@ -104,7 +104,8 @@ def test_the_files_of_a_data_set(tmp_path, monkeypatch, name, classes):
 
 
 def test_ids_are_those_of_the_annotations():
-    assert submission.form("cityscapes", cityscapes.LABELS).ids[:19].tolist() == list(cityscapes.IDS)
+    for labels in cityscapes.KINDS.values():
+        assert submission.form("cityscapes", labels).ids[:19].tolist() == list(cityscapes.IDS)
     assert submission.form("ade20k", ade20k.LABELS).ids[:150].tolist() == list(range(1, 151))
 
 
@@ -136,7 +137,7 @@ def test_several_processes_share_the_images(tmp_path, monkeypatch, ade):
     written = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(inference.Inference, "class_ids", lambda *args: np.zeros(args[2].shape[:3], np.uint8))
-    monkeypatch.setattr(submission, "_save", lambda path, *_: written.append(path))
+    monkeypatch.setattr(predict, "save_ids", lambda path, *_: written.append(path))
     monkeypatch.setattr(submission, "_wait", lambda name: None)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with pytest.raises(FileNotFoundError, match="must lie where every process sees it"):

@@ -59,6 +59,11 @@ def test_the_worst_classes_are_shown_and_faultless_ones_are_not():
     few = {"iou": result["iou"], "worst": {name: table[name] for name in names[:6]}}
     assert [name for name, _ in worst.shown(few)] == ["c05", "c02", "c01", "c00"]
     assert worst.shown({"iou": {}}) == []
+    even = {
+        "iou": dict.fromkeys("ab", 0.0),
+        "worst": {"a": [{"index": 0, "wrong": 3}], "b": [{"index": 0, "wrong": 4}]},
+    }
+    assert [name for name, _ in worst.shown(even)] == ["b", "a"]
 
 
 def test_a_border_is_where_the_mask_meets_something_else():
