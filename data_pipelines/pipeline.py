@@ -13,7 +13,8 @@ from data_pipelines.cache import Cache
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec
 from data_pipelines.sources import Source, read_example
 
-THREADS = min(os.cpu_count() or 1, 16)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+THREADS = min(CORES, 16)
 Batch = dict[str, np.ndarray]
 
 # Streams of random numbers: calibration must not see the very crops that training starts with.

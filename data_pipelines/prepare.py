@@ -1,4 +1,4 @@
-"""Writes a published data set as shards, a few big files: for a bucket or a network drive.
+"""Writes a published data set as shards, a few big files: for a network drive, or to be copied to a bucket.
 
 python -m data_pipelines.prepare --dataset=cityscapes --source=DIR --data_dir=DIR [--format=tfrecord]
 
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="data_pipelines.prepare", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", required=True, choices=OFFICIAL)
     parser.add_argument("--source", required=True, help="directory of the data set as published")
-    parser.add_argument("--data_dir", required=True, help="directory for the shards, or gs://bucket/directory")
+    parser.add_argument("--data_dir", required=True, help="directory for the shards; copy it to a bucket then")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by an exception, which cleans up

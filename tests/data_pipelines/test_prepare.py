@@ -344,3 +344,13 @@ def test_a_picture_is_decoded_once_to_see_that_it_is_whole_and_only_a_few_wait(t
     assert len(asked) <= 2 + 2 * builder.THREADS + 1
     sizes += [size for _, _, size in examples]
     assert sorted(asked) == list(range(60)) and np.all(np.array(sizes) == (12, 16))
+
+
+def test_images_alone_come_from_shards_too(cityscapes):
+    """As for the predictions of a split; their names end as those of the files do."""
+    files, shards = (
+        data_pipelines.open_images(make_config("cityscapes", directory))[0] for directory in cityscapes["array_record"]
+    )
+    names = [[source.image_name(k).rsplit("/", 1)[1] for k in range(len(source))] for source in (files, shards)]
+    assert names[0] == names[1] and len(names[0]) == 7
+    assert files[3][0] == shards[3][0]
