@@ -104,10 +104,11 @@ class Fusion(nn.Module):
     """One fusion site: branches are equalized, resized to one grid, and concatenated or summed.
 
     The module's name is the site's. Variables, where it is equalized explicitly: `equalizer/<branch>/{mean, std}`,
-    each [c], born 0 and 1, written by `se_jax.calibrate` only. With learnt weights: `params/{fast,softmax}_weights`, [n]
-    or [n, c], or in their place the constants `params/weights` of `se_jax.fold.fold_weights`. If the caller makes the collection `moments` mutable,
-    the site leaves there, for every branch as it enters the fusion, the mean and the sum of squared deviations of
-    each image and channel over its pixels ([b, c] float32) and the number of pixels.
+    each [c], born 0 and 1, written by `se_jax.calibrate` only. With learnt weights: `params/softmax_weights` or
+    `params/fast_weights`, [n] or [n, c]; or in their place the constants `params/weights` of
+    `se_jax.fold.fold_weights`. If the caller makes the collection `moments` mutable, the site leaves there, for every
+    branch as it enters the fusion, the mean and the sum of squared deviations of each image and channel over its pixels
+    ([b, c] float32) and the number of pixels.
 
     An affine map commutes with a bilinear resize, whose weights sum to one: equalizing before the resize is the same
     function as the paper's equalizing after it, at a fraction of the work. So does a learnt weight.
