@@ -1,6 +1,7 @@
 """What holds for every published data set."""
 
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import data_pipelines
 from configs import common
-from data_pipelines import OFFICIAL
+from data_pipelines import OFFICIAL, prepare
 from data_pipelines.labels import DataError
 from tests.data_pipelines import trees
 
@@ -115,6 +116,34 @@ def test_a_corrupt_file_is_named(name, which, tmp_path):
         file.truncate(50)
     with pytest.raises(DataError, match=rf"{path}: the (image|annotation) cannot be decoded \(50 bytes\)"):
         data_pipelines.read_example(source, labels, 0)
+
+
+def write_colours(path, _):
+    PIL.Image.new("RGB", (trees.WIDTH, trees.HEIGHT), (128, 0, 0)).save(path)
+
+
+@pytest.mark.parametrize(
+    "name, write, ids, message",
+    [
+        ("ade20k", trees.write_mask, [0, 151], "holds ids 151 "),
+        ("voc2012", write_colours, None, "has RGB pixels; expected one 8-bit channel"),
+        ("voc2012", trees.write_mask, [0, 21], "holds ids 21 "),
+        ("cityscapes", trees.write_mask, [255, 0, 18], "is a labelTrainIds file under a wrong name"),
+        ("pascal_context", trees.write_mask, [0, 60], "holds ids 60 "),
+        ("pascal_context_60", trees.write_mask, [0, 60], "holds ids 60 "),
+    ],
+)
+def test_a_wrong_annotation_stops_a_run_before_it_starts_and_the_writing_of_shards(name, write, ids, message, tmp_path):
+    WRITE[name](tmp_path)
+    dataset = OFFICIAL[name]
+    (source,), _ = dataset.open(tmp_path, [dataset.train_split])
+    path = source.pairs[-1][1]
+    write(pathlib.Path(path), ids)
+    with pytest.raises(DataError, match=f"{path}: .*{message}"):
+        data_pipelines.build(make_config(name, tmp_path))
+    with pytest.raises(DataError, match=f"{path}: .*{message}"):
+        prepare.prepare(name, tmp_path, tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
