@@ -70,7 +70,7 @@ def _metadata(directory: str) -> dict:
 
 
 class RecordSource(Source):
-    """The examples of one split, from its shards; reads from local disks and from gs:// buckets.
+    """The examples of one split, from its shards: TFRecord by tf.io.gfile, ArrayRecord by its own package.
 
     index: {'shards': {file name: examples in it}, 'images', 'labels': names of the published files,
     'sizes': (h, w) of the images, 'offsets': of the examples in their shards, and the shards' ends; TFRecord only}.
