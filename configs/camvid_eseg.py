@@ -10,8 +10,9 @@ from configs import common
 
 def get_config():
     """The config of this experiment."""
-    decoder = common.decoder("eseg", channels=32, repeats=2, top_level=7)  # crops of 180 x 240 have no P9
-    config = common.camvid(decoder, "efficientnet", width=0.5, depth=0.5, drop_path=0.0)
+    # crops of 180 x 240 have no P9
+    decoder = common.decoder("eseg", channels=32, repeats=2, top_level=7, momentum=0.1)
+    config = common.camvid(decoder, "efficientnet", width=0.5, depth=0.5, momentum=0.1, drop_path=0.0)
     config.num_steps = 400
     config.data.update(scale=(240, 180), crop=(180, 240), cache=True)
     config.optimizer.update(common.sgd_eseg(8, learning_rate=0.05, warmup_steps=50))

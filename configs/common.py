@@ -213,6 +213,7 @@ def encoder(name: str, **changes) -> dict:
             "depth": share(),
             "fused": False,
             "padding": "same",
+            "momentum": 0.01,  # of BatchNorm; 0.1 for runs of a few hundred steps
             "drop_path": share(),
         },
         "hrnet": {"variant": "w18", "width": whole(), "modules": sizes(), "blocks": whole()},
@@ -253,6 +254,7 @@ def decoder(name: str, **changes) -> dict:
             "upsample": "bilinear",  # or nearest
             "downsample": "max",  # or average
             "activation": "silu",  # relu with an EfficientNet that is fused: ESeg-Lite's blocks
+            "momentum": 0.01,  # of BatchNorm, as EfficientNet's
             "dropout": 0.0,
         },
         "dupsampling": {  # for an encoder of output stride 16

@@ -10,7 +10,7 @@ from configs import common
 
 def get_config():
     """The config of this experiment."""
-    decoder = common.decoder("eseg", channels=32, repeats=2, top_level=7)  # crops of 96 x 128 have no P8
+    decoder = common.decoder("eseg", channels=32, repeats=2, top_level=7, momentum=0.1)  # 96 x 128 pixels have no P8
     config = common.shapes(decoder, output_stride=32)
     config.model.auxiliary = None
     return config

@@ -18,7 +18,7 @@ FUSIONS = ("sum", *WEIGHTINGS)
 ACTIVATIONS = {"silu": nn.silu, "relu": nn.relu}
 UPSAMPLES = ("bilinear", "nearest")
 ENCODER_TOP = 5  # the level of an encoder's last map, of stride 32
-EPSILON, MOMENTUM = 1e-3, 0.01  # of every BatchNorm
+EPSILON, MOMENTUM = 1e-3, 0.01  # of every BatchNorm, TensorFlow's
 
 
 class Node(NamedTuple):
@@ -87,18 +87,20 @@ class Resample(nn.Module):
     """1x1 convolution with bias and BatchNorm, without an activation: [b, h, w, c] -> [b, h, w, features]."""
 
     features: int
+    momentum: float = MOMENTUM
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = False):
         x = Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="conv")(x)
-        return BatchNorm(EPSILON, MOMENTUM, dtype=self.dtype, name="bn")(x, train)
+        return BatchNorm(EPSILON, self.momentum, dtype=self.dtype, name="bn")(x, train)
 
 
 class SeparableOp(nn.Module):
     """EfficientDet's order: activation, depthwise-separable 3x3 convolution with bias, BatchNorm. Keeps the shape."""
 
     activation: str = "silu"
+    momentum: float = MOMENTUM
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -107,7 +109,7 @@ class SeparableOp(nn.Module):
         x = ACTIVATIONS[self.activation](x)
         x = Conv(channels, 3, groups=channels, dtype=self.dtype, name="depthwise")(x)
         x = Conv(channels, 1, use_bias=True, dtype=self.dtype, name="pointwise")(x)
-        return BatchNorm(EPSILON, MOMENTUM, dtype=self.dtype, name="bn")(x, train)
+        return BatchNorm(EPSILON, self.momentum, dtype=self.dtype, name="bn")(x, train)
 
 
 class BiFPN(nn.Module):
@@ -123,10 +125,11 @@ class BiFPN(nn.Module):
       upsample: 'bilinear', or 'nearest', which is EfficientDet's.
       downsample: 'max' or 'average' pooling, 3x3 with stride 2.
       activation: 'silu' or 'relu'.
+      momentum: share by which BatchNorm's running statistics move.
 
     Raises:
-      ValueError: for another fusion, resampling or activation, no cell, a top level below P5, or maps that are not
-        P_lowest .. P5, each half the size of the one before.
+      ValueError: for another fusion, resampling or activation, a momentum outside (0, 1], no cell, a top level below
+        P5, or maps that are not P_lowest .. P5, each half the size of the one before.
     """
 
     channels: int
@@ -137,6 +140,7 @@ class BiFPN(nn.Module):
     upsample: str = "bilinear"
     downsample: str = "max"
     activation: str = "silu"
+    momentum: float = MOMENTUM
     align_corners: bool = False
     equalizer: Equalizer = Equalizer()
     dtype: Any = jnp.float32
@@ -146,6 +150,8 @@ class BiFPN(nn.Module):
         for field, values in known.items():
             if (value := getattr(self, field)) not in values:
                 raise ValueError(f"BiFPN {field} is {value!r}; expected one of {', '.join(values)}")
+        if not 0 < self.momentum <= 1:
+            raise ValueError(f"BiFPN momentum is {self.momentum}; expected a share in (0, 1]")
         if self.repeats < 1:
             raise ValueError(f"BiFPN repeats is {self.repeats}; expected at least 1 cell")
         if self.top_level < ENCODER_TOP:
@@ -199,7 +205,7 @@ class BiFPN(nn.Module):
         """A map brought to `channels`; `use` counts how often the level was used before."""
         if x.shape[-1] == self.channels:
             return x
-        return Resample(self.channels, self.dtype, name=f"resample_{level}_{use}")(x, train)
+        return Resample(self.channels, self.momentum, self.dtype, name=f"resample_{level}_{use}")(x, train)
 
     def _extend(self, features, train: bool) -> list:
         """The maps of all levels."""
@@ -226,7 +232,7 @@ class BiFPN(nn.Module):
                 else:
                     branches["topdown" if branches else "lateral"] = x
             x = self._site(f"{direction}_{cell}_{node.level}", self.fusion)(branches, size)
-            x = SeparableOp(self.activation, self.dtype, name=f"node_{cell}_{number}")(x, train)
+            x = SeparableOp(self.activation, self.momentum, self.dtype, name=f"node_{cell}_{number}")(x, train)
             maps.append(x)
             of.append(node.level)
             last[node.level] = x

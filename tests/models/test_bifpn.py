@@ -224,6 +224,7 @@ def test_efficientdet_d0_has_its_parameters():
         ({"upsample": "cubic"}, "upsample is 'cubic'; expected one of bilinear, nearest"),
         ({"downsample": "stride"}, "downsample is 'stride'; expected one of max, average"),
         ({"activation": "gelu"}, "activation is 'gelu'; expected one of silu, relu"),
+        ({"momentum": 1.5}, r"momentum is 1.5; expected a share in \(0, 1\]"),
         ({"repeats": 0}, "repeats is 0; expected at least 1"),
         ({"top_level": 4}, "top_level is 4; expected at least 5"),
     ],

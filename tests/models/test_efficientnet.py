@@ -121,11 +121,11 @@ def test_drop_path_rises_over_the_blocks_and_stays_below_the_rate(fused):
 
 @pytest.mark.parametrize(
     ("options", "epsilon"),
-    [({}, 1e-3), ({"padding": "symmetric"}, 1e-5), ({"padding": "symmetric", "epsilon": 1e-3}, 1e-3)],
+    [({}, 1e-3), ({"padding": "symmetric"}, 1e-5), ({"padding": "symmetric", "epsilon": 1e-3, "momentum": 0.1}, 1e-3)],
 )
 def test_epsilon_comes_with_the_padding_or_is_given(options, epsilon):
     norms = modules_of(EfficientNet(**TINY, **options), BatchNorm)
-    assert {(norm.epsilon, norm.momentum) for norm in norms.values()} == {(epsilon, 0.01)}
+    assert {(norm.epsilon, norm.momentum) for norm in norms.values()} == {(epsilon, options.get("momentum", 0.01))}
 
 
 def test_a_dropped_block_is_its_input():
@@ -209,6 +209,7 @@ def test_remat_changes_neither_variables_nor_gradients(monkeypatch):
         ({"padding": "valid"}, "padding is 'valid'; expected one of same, symmetric"),
         ({"width": 0.0}, "width is 0.0; expected a positive"),
         ({"depth": -1}, "depth is -1; expected a positive"),
+        ({"momentum": 0.0}, r"momentum is 0.0; expected a share in \(0, 1\]"),
         ({"drop_path": 1.0}, r"drop_path is 1.0; expected a rate in \[0, 1\)"),
     ],
 )

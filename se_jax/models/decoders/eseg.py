@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from se_jax.models.bifpn import ENCODER_TOP, BiFPN, SeparableOp, resize_nearest
+from se_jax.models.bifpn import ENCODER_TOP, MOMENTUM, BiFPN, SeparableOp, resize_nearest
 from se_jax.models.decoders.classifier import classify
 from se_jax.models.fusion import Equalizer, Fusion
 
@@ -32,7 +32,7 @@ class ESegHead(nn.Module):
     Attributes:
       channels, repeats: width and number of the BiFPN cells; by default ESeg-S's, for an EfficientNet-B1.
       top_level: the coarsest level, 9 as the paper has it; fewer for small images.
-      fusion, upsample, downsample, activation: as BiFPN's; ESeg-Lite has 'relu'.
+      fusion, upsample, downsample, activation, momentum: as BiFPN's; ESeg-Lite has 'relu'.
 
     Raises:
       ValueError: as BiFPN; or, in training, for images too small for the top level.
@@ -46,6 +46,7 @@ class ESegHead(nn.Module):
     upsample: str = "bilinear"
     downsample: str = "max"
     activation: str = "silu"
+    momentum: float = MOMENTUM
     dropout: float = 0.0
     align_corners: bool = False
     equalizer: Equalizer = Equalizer()
@@ -65,6 +66,7 @@ class ESegHead(nn.Module):
             self.upsample,
             self.downsample,
             self.activation,
+            self.momentum,
             self.align_corners,
             self.equalizer,
             self.dtype,
@@ -86,7 +88,7 @@ class ESegHead(nn.Module):
             levels = [resize_nearest(x, size) for x in levels]
         branches = {f"p{level}": x for level, x in enumerate(levels, LOWEST)}
         fuse = Fusion(self.equalizer, self.fusion, self.align_corners, dtype=self.dtype, name="sum")
-        x = SeparableOp(self.activation, self.dtype, name="sep_conv")(fuse(branches, size), train)
+        x = SeparableOp(self.activation, self.momentum, self.dtype, name="sep_conv")(fuse(branches, size), train)
         return classify(x, self.num_classes, self.dropout, train, self.dtype)
 
     def _check(self, size: tuple[int, int]) -> None:

@@ -27,7 +27,7 @@ VARIANTS = {
 }  # multipliers of B0's channels and blocks, and the drop path rate
 STEM_CHANNELS = 32
 SQUEEZE = 4  # a block's channels by those of its squeeze
-MOMENTUM = 0.01
+MOMENTUM = 0.01  # TensorFlow's
 EPSILONS = {"same": 1e-3, "symmetric": 1e-5}  # TensorFlow's and PyTorch's, each with the padding it comes with
 
 
@@ -60,6 +60,7 @@ class Style(NamedTuple):
     epsilon: float
     activation: Callable
     dtype: Any
+    momentum: float = MOMENTUM
 
 
 def round_channels(channels: float) -> int:
@@ -98,7 +99,7 @@ def conv_norm(
         dtype=style.dtype,
         name=names[0],
     )(x)
-    x = BatchNorm(style.epsilon, MOMENTUM, dtype=style.dtype, name=names[1])(x, train)
+    x = BatchNorm(style.epsilon, style.momentum, dtype=style.dtype, name=names[1])(x, train)
     return style.activation(x) if act else x
 
 
@@ -192,12 +193,14 @@ class EfficientNet(nn.Module):
       drop_path: rate of stochastic depth; 0.2 by default. Block i of n has rate i / n of it.
       fused: ESeg-Lite's form: FusedMBConv in every block, no squeeze and excitation, ReLU instead of SiLU.
       padding: 'same' as TensorFlow (under stride 2, zeros depend on the size's parity) or 'symmetric' as PyTorch.
-      epsilon: of BatchNorm, whose momentum is 0.01; by default the one that comes with the padding.
+      epsilon: of BatchNorm; by default the one that comes with the padding.
+      momentum: share by which BatchNorm's running statistics move; 0.01 needs thousands of steps, and 0.1, which is
+        PyTorch's, hundreds.
       remat: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
       ValueError: for a variant or padding that does not exist, multipliers that are not positive, a drop path rate
-        outside [0, 1).
+        outside [0, 1), a momentum outside (0, 1].
     """
 
     variant: str = "b0"
@@ -207,6 +210,7 @@ class EfficientNet(nn.Module):
     fused: bool = False
     padding: str = "same"
     epsilon: float | None = None
+    momentum: float = MOMENTUM
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -217,6 +221,8 @@ class EfficientNet(nn.Module):
         for name in ("width", "depth"):
             if not getattr(sizes, name) > 0:
                 raise ValueError(f"EfficientNet {name} is {getattr(sizes, name)}; expected a positive multiplier.")
+        if not 0 < self.momentum <= 1:
+            raise ValueError(f"EfficientNet momentum is {self.momentum}; expected a share in (0, 1].")
         if not 0 <= sizes.drop_path < 1:
             raise ValueError(f"EfficientNet drop_path is {sizes.drop_path}; expected a rate in [0, 1).")
         super().__post_init__()
@@ -247,6 +253,7 @@ class EfficientNet(nn.Module):
             epsilon=EPSILONS[self.padding] if self.epsilon is None else self.epsilon,
             activation=nn.relu if self.fused else nn.silu,
             dtype=self.dtype,
+            momentum=self.momentum,
         )
         stem = round_channels(STEM_CHANNELS * self.sizes.width)
         x = conv_norm(x, train, ("conv_stem", "bn1"), stem, 3, 2, style=style)
