@@ -8,6 +8,10 @@ It prints the per-class table and leaves in the workdir evaluation.json, evaluat
 matrix and each class's worst images) and the arrays of that page; report.html stays that of the training run. With
 --submission nothing is scored: see `se_jax.submission`.
 
+Batches hold images of one size; `eval.batch_size` above 1 pays where a data set has few sizes. Of the places in batches
+of 2, 4, 8 and 16, the 616 sizes of ADE20K's 2000 validation images leave 22, 46, 67 and 82 % to fillers, which cost as
+much as images and count for nothing; how many there were is printed.
+
 What happens to an image, and what that costs in compilations and memory, stands in `se_jax.inference`.
 """
 
