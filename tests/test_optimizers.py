@@ -21,6 +21,7 @@ from se_jax.models import (
     Swin,
     Twins,
     UPerHead,
+    VWFormerHead,
 )
 from tests.conftest import SHARED
 
@@ -280,3 +281,28 @@ def test_every_parameter_has_the_references_rate_and_decay(name):
     assert found[0].keys() == expected.keys()
     for key, (rate, decay) in expected.items():
         np.testing.assert_allclose([found[0][key], found[1][key]], [rate, decay], rtol=1e-5, err_msg=key)
+
+
+def test_vwformers_rates_of_swin_fall_by_layers():
+    """By the names of its authors' code: 0.85 a layer below the head, two blocks of the third stage being one."""
+    encoder = Swin("base", width=4, heads=(1, 1, 1, 1), window=2)
+    model = Segmenter(encoder, VWFormerHead(2, channels=64, c1_channels=4))
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    trees = (
+        jax.tree.map(lambda leaf, value: np.full(leaf.shape, value), params, values)
+        for values in effective(common.adamw_swin_layers(), params)
+    )
+    rates, decays = (convert.export_weights(model, {"params": tree}) for tree in trees)
+    for name, decay in decays.items():
+        parts = name.split(".")
+        stage = int(parts[2]) if parts[1] == "stages" else None
+        if parts[1] == "patch_embed":
+            layer = 0
+        elif stage is None:
+            layer = 13
+        elif parts[3] == "blocks":
+            layer = (1, 2, 3 + int(parts[4]) // 2, 12)[stage]
+        else:
+            layer = 1 + stage
+        np.testing.assert_allclose(rates[name], 0.85 ** (13 - layer), rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(decay, 0.05 if decay.ndim > 1 else 0, rtol=1e-5, err_msg=name)
