@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from se_jax import checkpoints, inference
-from se_jax.fold import can_fold, fold
+from se_jax.fold import can_fold, fold, fold_weights
 from se_jax.models import build
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -33,7 +33,7 @@ class Predictor:
         model = build(config.model)
         if model.decoder.equalizer.mode == "explicit" and can_fold(variables):
             model, variables = model.with_equalizer(mode="folded"), fold(variables)  # the same function, at no cost
-        self._variables = jax.device_put(variables, jax.local_devices()[0])
+        self._variables = jax.device_put(fold_weights(variables), jax.local_devices()[0])
         self._programs = inference.build(model, inference.protocol(config.eval))
 
     def predict(self, image: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_jax.fold import can_fold, fold, fold_site
+from se_jax.fold import can_fold, fold, fold_site, fold_weights
 from se_jax.models import ASPPHead, FCNHead, PSPHead, SegformerHead, SepASPPHead, UPerHead
 from se_jax.models.fusion import Equalizer, FusionConv
 from se_jax.models.layers import Conv, compiler_options
@@ -108,6 +108,12 @@ def test_a_sum_is_refused_with_its_name():
 def test_nothing_to_fold_is_refused():
     with pytest.raises(ValueError, match="no equalizer statistics"):
         fold(tiny.init(tiny.network("psp")))
+
+
+def test_without_learnt_weights_there_are_none_to_fold():
+    variables = tiny.init(tiny.network("uper"))
+    assert jax.tree.structure(fold_weights(variables)) == jax.tree.structure(variables)
+    jax.tree.map(np.testing.assert_array_equal, fold_weights(variables), variables)
 
 
 def test_fold_leaves_its_input_alone():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import se_jax
-from configs import shapes_aspp
+from configs import shapes_aspp, shapes_eseg
 from se_jax import inference, predict
 from se_jax.models import build
 
@@ -64,6 +64,16 @@ def test_predict_is_what_the_evaluation_computes(workdir, trained, folder):
     expected = inference.build(build(config.model), inference.Protocol()).class_ids(variables, image[None])[0]
     np.testing.assert_array_equal(mask, expected)
     assert predictor.names == NAMES
+
+
+def test_learnt_fusion_weights_are_constants():
+    config = shapes_eseg.get_config()
+    shapes = jax.eval_shape(build(config.model).init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    predictor = predict.Predictor(config, variables, NAMES, PALETTE)
+    weights = predictor._variables["params"]["decoder"]["sum"]
+    assert weights.keys() == {"weights"}
+    np.testing.assert_allclose(weights["weights"], np.full((6, 32), 1 / 6), rtol=1e-6)
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((1, 4, 4, 3), np.uint8)])
