@@ -21,7 +21,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 IGNORE = 255
-DENSE = 6000  # up to this N the covariance's eigenvectors are computed, above by subspace iteration
+DENSE = 6000  # up to this N the eigenvectors are computed from the covariance by default, above by subspace iteration
 LIMIT = 400_000_000  # bytes of distinct windows that are kept
 OVERSAMPLED = 16  # columns more than wanted in subspace iteration
 MOST_PASSES, TOLERANCE = 30, 1e-4  # of subspace iteration, which ends once a pass adds less to the captured variance
@@ -187,16 +187,16 @@ class Moments:
         return float(np.sum(basis * self.times(basis)))
 
 
-def pca(moments: Moments, codes: int, *, dense: bool | None = None, progress=None) -> np.ndarray:
+def pca(moments: Moments, codes: int, *, dense: bool, progress=None) -> np.ndarray:
     """The covariance's `codes` leading eigenvectors, float64 [N, codes], largest first.
 
     Args:
       dense: by LAPACK, from the covariance's N^2 numbers; False: by randomized subspace iteration (Halko et al., 2011),
-        which needs N (codes + 16) numbers and a pass over the windows an iteration. None: by N.
+        which needs N (codes + 16) numbers and a pass over the windows an iteration.
       progress: called as progress(passes so far, share of the variance captured).
     """
     size = moments.size
-    if moments.size <= DENSE if dense is None else dense:
+    if dense:
         _, vectors = linalg.eigh(moments.covariance(), subset_by_index=(size - codes, size - 1), overwrite_a=True)
         return vectors[:, ::-1]
     width = min(codes + OVERSAMPLED, size)

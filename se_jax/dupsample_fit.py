@@ -56,11 +56,12 @@ def fit(config, workdir, method: str = "auto") -> dict:
         windows.add(label)
     values, counts = windows.arrays()
     moments = dupsample.Moments(values, counts, classes)
+    if method == "auto":
+        method = "dense" if moments.size <= dupsample.DENSE else "randomized"
     if method == "sgd":
         basis = dupsample.sgd(moments, decoder.codes, progress=_show)
     else:
-        dense = {"auto": None, "dense": True, "randomized": False}[method]
-        basis = dupsample.pca(moments, decoder.codes, dense=dense, progress=_show)
+        basis = dupsample.pca(moments, decoder.codes, dense=method == "dense", progress=_show)
     error = 1 - moments.captured(basis) / moments.variance
     bounds = upper_bounds(basis, moments.mean, data, config)
     facts = {
