@@ -34,6 +34,9 @@ NETWORKS = {
     "resnet_aspp": Network("resnet", "aspp", {"output_stride": 8}),
     "resnet_sep_aspp": Network("resnet", "sep_aspp", {"output_stride": 8}),
     "resnet_uper": Network("resnet", "uper", {"output_stride": 32}),
+    "resnet_dupsampling": Network(
+        "resnet", "dupsampling", {"variant": "beta", "output_stride": 16}, {"channels": 256}, auxiliary=False
+    ),
     "swin_uper": Network("swin", "uper", {"variant": "tiny"}),
     "convnext_uper": Network("convnext", "uper", {"variant": "tiny"}),
     "twins_uper": Network("twins", "uper", {"variant": "pcpvt_small"}),
