@@ -18,10 +18,5 @@ VARIANTS = ("s", "m", "l", "lite")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     size, _ = common.parse(variant, VARIANTS)
-    config = common.ade20k()
-    config.data.batch_size = 64
-    config = common.eseg(config, size)
-    config.num_steps, config.optimizer.warmup_steps = 95_000, 1_600  # 300 and 5 epochs of 20210 images
-    config.eval.every_steps = config.checkpoint.every_steps = 9_500
-    config.loss.average = "valid"
-    return config
+    # 300 and 5 epochs of 20210 images
+    return common.eseg(common.ade20k(), size, batch_size=64, num_steps=95_000, warmup_steps=1_600)

@@ -24,10 +24,5 @@ VARIANTS = ("s", "m", "l", "lite")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     size, _ = common.parse(variant, VARIANTS)
-    config = common.cityscapes()
-    config.data.batch_size = 16
-    config = common.eseg(config, size)
-    config.num_steps, config.optimizer.warmup_steps = 93_000, 930  # 500 and 5 epochs of 2975 images
-    config.eval.every_steps = config.checkpoint.every_steps = 9_300
-    config.loss.average = "valid"
-    return config
+    # 500 and 5 epochs of 2975 images
+    return common.eseg(common.cityscapes(), size, batch_size=16, num_steps=93_000, warmup_steps=930)

@@ -422,7 +422,7 @@ def dupsampling(name: str, data: str, num_classes: int) -> ConfigDict:
     return network(config, encoders, decoder("dupsampling", **head), optimizer)
 
 
-def eseg(config: ConfigDict, size: str) -> ConfigDict:
+def eseg(config: ConfigDict, size: str, *, batch_size: int, num_steps: int, warmup_steps: int) -> ConfigDict:
     """ESeg 's', 'm', 'l' or 'lite': EfficientNet, width and repeats of the BiFPN, no auxiliary head, a recipe of ours.
 
     The sizes of S, M and L are remembered, not read in the paper. They give 6.83, 19.91 and 70.30 million parameters
@@ -432,12 +432,14 @@ def eseg(config: ConfigDict, size: str) -> ConfigDict:
     encoders = {"s": {"variant": "b1"}, "m": {"variant": "b4"}, "l": {"variant": "b7"}}
     pyramids = {"s": (96, 4), "m": (192, 5), "l": (288, 6), "lite": (64, 3)}
     channels, repeats = pyramids[size]
-    config.model.auxiliary, config.ema_decay = None, 0.9998
+    config.model.auxiliary, config.ema_decay, config.loss.average = None, 0.9998, "valid"
+    config.num_steps, config.data.batch_size = num_steps, batch_size
+    config.eval.every_steps = config.checkpoint.every_steps = num_steps // 10
     return network(
         config,
         encoder("efficientnet", **encoders.get(size, {"variant": "b0", "width": 0.5, "fused": True})),
         decoder("eseg", channels=channels, repeats=repeats, activation="relu" if size == "lite" else "silu"),
-        sgd_eseg(config.data.batch_size),
+        sgd_eseg(batch_size, warmup_steps=warmup_steps),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import cityscapes_eseg, common
 from experiments import counts
 from se_jax import calibrate, parallel
 from se_jax.fold import can_fold, fold, fold_weights
@@ -24,7 +24,7 @@ DEEPLAB_GMAC = 418.4  # DeepLabv3+, Xception-65 of output stride 16, 1025x2049; 
 
 
 def network(size, **decoder):
-    config = common.eseg(common.cityscapes(), size)
+    config = cityscapes_eseg.get_config(size)
     config.model.decoder.update(decoder)
     return build(config.model)
 
@@ -92,7 +92,7 @@ def test_deeplabs_multiply_adds():
 def test_lite_is_fused_with_relu():
     model = network("lite")
     assert model.encoder.fused and model.decoder.activation == "relu"
-    wider = common.eseg(common.cityscapes(), "lite").model
+    wider = cityscapes_eseg.get_config("lite").model
     wider.encoder.update(width=0.75, depth=1.0)
     assert build(wider).encoder.channels != model.encoder.channels
 
@@ -230,7 +230,7 @@ def train(head, size):
     ],
 )
 def test_build_names_what_is_wrong(change, message):
-    config = common.eseg(common.cityscapes(), "s").model
+    config = cityscapes_eseg.get_config("s").model
     for part, options in change.items():
         config[part].update(ConfigDict(options))
     with pytest.raises(ValueError, match=message):
@@ -238,7 +238,7 @@ def test_build_names_what_is_wrong(change, message):
 
 
 def test_an_encoder_of_another_stride_is_refused():
-    config = common.eseg(common.cityscapes(), "s").model
+    config = cityscapes_eseg.get_config("s").model
     config.encoder = ConfigDict(common.encoder("resnet", depth=18, width=8))
     with pytest.raises(ValueError, match="strides 4, 8, 16, 32.*output_stride=32"):
         jax.eval_shape(build(config).init, jax.random.key(0), counts.image(64, 64))
