@@ -233,7 +233,7 @@ def run(config, variables, workdir, checkpoint: str) -> None:
 
 def _data_set(config) -> dict:
     """What a result says of the data it was measured on."""
-    return {key: config.data[key] for key in ("name", "dir", "val_split")}
+    return {key: config.data.get(key) for key in ("name", "dir", "val_split")}
 
 
 def main(argv: list[str]) -> None:

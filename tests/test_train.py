@@ -202,7 +202,7 @@ def whole_run(tmp_path_factory):
 def test_a_run_leaves_everything_behind(whole_run):
     workdir, result = whole_run
     names = ("config.json", "environment.json", "equalizer.json", "equalizer.png", "history.jsonl", "labels.json")
-    for name in (*names, "metrics.json", "report.html", "samples.npz"):
+    for name in (*names, "metrics.json", "report.html", "samples.npz", "confusion.npz", "worst.npz"):
         assert (workdir / name).stat().st_size > 0, name
     assert list(workdir.glob("events.out.tfevents*"))
     metrics = json.loads((workdir / "metrics.json").read_text())
