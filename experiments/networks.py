@@ -34,9 +34,6 @@ NETWORKS = {
     "resnet_aspp": Network("resnet", "aspp", {"output_stride": 8}),
     "resnet_sep_aspp": Network("resnet", "sep_aspp", {"output_stride": 8}),
     "resnet_uper": Network("resnet", "uper", {"output_stride": 32}),
-    "resnet_dupsampling": Network(
-        "resnet", "dupsampling", {"variant": "beta", "output_stride": 16}, {"channels": 256}, auxiliary=False
-    ),
     "swin_uper": Network("swin", "uper", {"variant": "tiny"}),
     "convnext_uper": Network("convnext", "uper", {"variant": "tiny"}),
     "twins_uper": Network("twins", "uper", {"variant": "pcpvt_small"}),
@@ -48,6 +45,9 @@ NETWORKS = {
     "efficientnet_eseg": Network("efficientnet", "eseg", {"variant": "b1"}, {"channels": 96, "top_level": 8}, False),
     "mit_vwformer": Network("mit", "vwformer", {"variant": "b2"}, {"channels": 512}, auxiliary=False),
     "xception_sep_aspp": Network("xception", "sep_aspp", {"variant": "65"}, {"dilations": (1, 6, 12, 18)}),
+    "xception_dupsampling": Network(
+        "xception", "dupsampling", {"variant": "65"}, {"channels": 256, "codes": 128}, False
+    ),
 }
 
 
