@@ -4,6 +4,7 @@ multiply_adds(ResNet(50), counts.image(512, 512))
 multiply_adds(ASPPHead(19), features)   # a tuple of jax.ShapeDtypeStruct, e.g. of jax.eval_shape
 """
 
+import collections
 import math
 from unittest import mock
 
@@ -31,23 +32,30 @@ def multiply_adds(module, inputs) -> int:
     Args:
       inputs: shapes of its input, a jax.ShapeDtypeStruct or a tuple of them, with the batch.
     """
+    return multiply_adds_by_module(module, inputs).total()
+
+
+def multiply_adds_by_module(module, inputs) -> collections.Counter:
+    """The same for every module inside, by its path, e.g. 'Segmenter/decoder/bottleneck/block/conv'."""
     # a CPU's own forms hide convolutions in other operators; an accelerator's resize is a product, but is not counted
     on_accelerator = mock.patch.multiple(layers, on_cpu=lambda: False, _resize_axis=cpu.resize_axis)
     with on_accelerator:
         shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
         program = jax.make_jaxpr(module.apply)(shapes, inputs)
-    return _count(program.jaxpr)
+    return _count(program.jaxpr, "")
 
 
-def _count(jaxpr) -> int:
-    total = 0
+def _count(jaxpr, outside: str) -> collections.Counter:
+    total = collections.Counter()
     for equation in jaxpr.eqns:
+        path = "/".join(filter(None, (outside, str(equation.source_info.name_stack))))
         out = equation.outvars[0].aval
         if equation.primitive.name == "dot_general":
             contracted = equation.params["dimension_numbers"][0][0]
-            total += out.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total[path] += out.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
         elif equation.primitive.name == "conv_general_dilated":
-            total += out.size * math.prod(equation.invars[1].aval.shape[:3])  # kernel height, width, inputs / groups
+            # kernel height, width, inputs / groups
+            total[path] += out.size * math.prod(equation.invars[1].aval.shape[:3])
         for inner in core.jaxprs_in_params(equation.params):
-            total += _count(inner)
+            total += _count(inner, path)
     return total

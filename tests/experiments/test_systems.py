@@ -1,0 +1,30 @@
+"""The table of systems counts what is known of DeepLab's networks, and shares."""
+
+import pytest
+
+from experiments import systems
+
+
+def test_dupsampling_beside_deeplab():
+    """44.54 and 42.35 GMAC are an independent count's; the paper's decoders have 1.15 and 5.53 GFLOP with biases."""
+    table = systems.dupsampling()[0]
+    deeplab, ours = (systems.count(table.rows[i], table.size) for i in (0, 2))
+    assert round(deeplab["whole"], 2) == 44.54
+    assert ours["whole"] == pytest.approx(42.35, abs=0.015)
+    assert 2 * deeplab["decoder"] == pytest.approx(5.53, abs=0.02)
+    assert 2 * ours["decoder"] == pytest.approx(1.15, abs=0.03)
+
+
+def test_shares_are_of_the_first_network(monkeypatch):
+    found = iter(({"parameters": 2.0, "whole": 10.0}, {"parameters": 1.0, "whole": 4.0}))
+    monkeypatch.setattr(systems, "count", lambda row, size: next(found))
+    lines = []
+    systems.show(systems.Table("Small", (8, 16), [systems.Row("a", None), systems.Row("b", None)]), lines.append)
+    assert lines[0] == "\nSmall, 8x16\n"
+    assert lines[2:] == ["| a | 2.00 (100.0%) | 10.00 (100.0%) |", "| b | 1.00 (50.0%) | 4.00 (40.0%) |"]
+
+
+def test_an_unknown_system_is_named(capsys):
+    with pytest.raises(SystemExit):
+        systems.main(["--only=unet"])
+    assert "names unet; expected some of dupsampling" in capsys.readouterr().err
