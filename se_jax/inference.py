@@ -126,6 +126,17 @@ def _round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
+def check(model, config) -> None:
+    """Raises ValueError where config.eval would show a network images of sizes that it cannot take."""
+    given, multiple = protocol(config), model.size_multiple
+    if given.size_multiple % multiple or any(side % multiple for side in given.window or ()):
+        window = f" and eval.window {given.window}" if given.window else ""
+        raise ValueError(
+            f"eval.size_multiple is {given.size_multiple}{window}; the sides of this network's images are multiples of "
+            f"{multiple}: set eval.size_multiple={multiple}{', and a window of such sides' if window else ''}"
+        )
+
+
 def _pair(config, name: str, expected: str) -> tuple[int, int] | None:
     value = config.get(name)
     if value is None:
@@ -328,7 +339,7 @@ class _Seen:
         self.inference, self.variables, self.images = inference, variables, images
         self.image_size, self.view, self.size = image_size, view, size
         if view.fitted is not None:
-            blends = map(_padded_taps, image_size, view.fitted)
+            blends = (_padded(geometry.taps(*lengths)) for lengths in zip(image_size, view.fitted, strict=True))
             self.images, self.image_size = inference._fit(images, *blends), view.fitted
         self.window, self.starts = zip(*map(inference.protocol.windows, view.size, (0, 1)), strict=True)
         self.kept = {}  # (i, j) -> logits of the window in row i and column j
@@ -381,10 +392,6 @@ class _Seen:
         """`geometry.taps` of a window's pixels in the image, padded."""
         fitted = geometry.taps(self.image_size[axis], self.view.size[axis])
         return _padded([array[:: -1 if mirrored else 1][start : start + self.window[axis]] for array in fitted])
-
-
-def _padded_taps(source: int, length: int):
-    return _padded(geometry.taps(source, length))
 
 
 def _padded(taps):

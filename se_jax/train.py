@@ -66,6 +66,7 @@ def train_and_evaluate(config, workdir) -> dict | None:
 
     # ---- Model ----
     model = build(config.model)
+    inference.check(model, config.eval)
     # the plain network is born in every mode: the arms of a comparison start from the same weights
     init = functools.partial(
         model.with_equalizer(mode="none").init, stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from se_jax.fold import can_fold, fold, fold_site, fold_weights
-from se_jax.models import ASPPHead, FCNHead, PSPHead, SegformerHead, SepASPPHead, UPerHead
+from se_jax.models import ASPPHead, FCNHead, PSPHead, SegformerHead, SepASPPHead, UPerHead, VWFormerHead
 from se_jax.models.fusion import Equalizer, FusionConv
 from se_jax.models.layers import Conv, compiler_options
 from se_jax.models.segmenter import normalize
@@ -20,6 +20,7 @@ WIDE_HEADS = {
     "segformer": SegformerHead(19),
     "sep_aspp": SepASPPHead(19),
     "uper": UPerHead(19),
+    "vwformer": VWFormerHead(19),
     "fcn": FCNHead(19, channels=720, num_convs=1, kernel_size=1, concat_input=False, resize_concat=True),
 }
 

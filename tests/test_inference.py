@@ -13,7 +13,7 @@ from configs import common
 from se_jax import geometry, inference, parallel
 from se_jax.importers.convert import import_weights
 from se_jax.inference import Protocol, View
-from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter
+from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, VWFormerHead
 from se_jax.models.layers import resize
 from se_jax.models.segmenter import normalize
 from tests.conftest import assert_close_to_reference
@@ -235,6 +235,17 @@ def test_windows_are_averaged_where_they_meet_and_mirrored_back(stride):
     for mirrored in (False, True):
         found = assembled(programs, {}, image, views=[View((37, 26), mirrored)])
         np.testing.assert_allclose(found, normalize(image), atol=1e-5)
+
+
+def test_sizes_that_a_network_cannot_take_are_refused_before_it_is_trained():
+    model = Segmenter(ResNet(18), VWFormerHead(5))
+    slide = {"mode": "slide", "stride": (32, 32)}
+    for options in ({"size_multiple": 64}, {"size_multiple": 128}, slide | {"size_multiple": 64, "window": (64, 128)}):
+        inference.check(model, ConfigDict(options))
+    for options in ({}, {"size_multiple": 32}, slide | {"size_multiple": 64, "window": (64, 96)}):
+        with pytest.raises(ValueError, match="eval.size_multiple is .* multiples of 64: set eval.size_multiple=64"):
+            inference.check(model, ConfigDict(options))
+    inference.check(Segmenter(ResNet(18), PSPHead(5)), ConfigDict({}))
 
 
 @pytest.mark.parametrize("case", ["pipeline_ops"])

@@ -49,6 +49,11 @@ class Segmenter(nn.Module):
         return self.decoder.align_corners
 
     @property
+    def size_multiple(self) -> int:
+        """Sides of images must be multiples of this."""
+        return getattr(self.decoder, "size_multiple", 1)
+
+    @property
     def sites(self) -> dict[str, bool]:
         """Fusion sites in nesting order: name -> equalized by default."""
         return self.decoder.sites

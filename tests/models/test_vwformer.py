@@ -9,7 +9,7 @@ from experiments import counts
 from se_jax import calibrate
 from se_jax.fold import fold
 from se_jax.importers import import_weights
-from se_jax.models import ResNet, Segmenter
+from se_jax.models import ResNet, Segmenter, UPerHead
 from se_jax.models.decoders.vwformer import VWFormerHead
 from se_jax.models.fusion import Equalizer
 from tests import tiny
@@ -54,6 +54,9 @@ def test_cost_is_that_of_the_published_code_less_what_is_shared():
     for channels, expected in ((MIT, 33.1e9), (CONVNEXT_T, 33.3e9)):
         found = counts.multiply_adds(VWFormerHead(150), shapes(channels))
         assert round((found + shared) / 1e8) * 1e8 == expected
+    # with Swin-L, at 512 x 512, near the half of UPerNet that the paper's abstract speaks of
+    whole = [205.6e9 + counts.multiply_adds(head, shapes(SWIN_L)) for head in (VWFormerHead(150), UPerHead(150))]
+    assert 0.5 < whole[0] / whole[1] < 0.6
     # at 640 x 640 nothing is shared
     small, large = (counts.multiply_adds(VWFormerHead(150), shapes(MIT, size, size)) for size in (512, 640))
     core = 3 * 2 * 512 * (80**2 * 10**2 - 64**2 * 8**2 * (640 / 512) ** 2)  # grows with the area's square

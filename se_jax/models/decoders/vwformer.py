@@ -84,6 +84,7 @@ class VWFormerHead(nn.Module):
     align_corners: bool = False
     equalizer: Equalizer = Equalizer()
     dtype: Any = jnp.float32
+    size_multiple = MULTIPLE  # of an image's sides
 
     def __post_init__(self):
         sizes = self.sizes
