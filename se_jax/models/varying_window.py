@@ -28,7 +28,6 @@ from se_jax.models.attention import Linear, PackedProjection, attend, from_windo
 from se_jax.models.layers import Conv, ConvBlock, add_bias, linear
 
 WINDOWS = 8  # on each axis
-ATTENTIONS = ("nonlocal", "multihead")
 
 # torch's default of a linear layer's weight
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

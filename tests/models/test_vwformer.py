@@ -64,6 +64,19 @@ def test_cost_is_that_of_the_published_code_less_what_is_shared():
     assert large == (small + shared - pool) * (640 / 512) ** 2 + core + pool
 
 
+@pytest.mark.parametrize("encoder", ["mit", "swin", "convnext"])
+def test_goes_under_encoders_of_four_strides(encoder):
+    """In training, where images are not square, and in evaluation, where windows are odd."""
+    model = Segmenter(tiny.ENCODERS[encoder], VWFormerHead(5, **SMALL))
+
+    def run(size, train):
+        images = jnp.zeros((2, *size, 3))
+        return model.init_with_output(jax.random.key(0), images, train)[0]["logits"]
+
+    assert jax.eval_shape(lambda: run((128, 256), True)).shape == (2, 32, 64, 5)
+    assert jax.eval_shape(lambda: run((192, 64), False)).shape == (2, 48, 16, 5)
+
+
 def test_fields_replace_the_variants():
     sizes = VWFormerHead(5, "cityscapes", channels=128, heads=8).sizes
     assert (sizes.channels, sizes.heads, sizes.attention, sizes.shortcut) == (128, 8, "multihead", False)

@@ -61,7 +61,7 @@ class VWFormerHead(nn.Module):
       variant: 'ade' and 'cityscapes' are the authors' two heads. 'light' has the widths that they gave for their
         network with MiT-B0, for which they published no code; its attention, shortcut and level embeddings are
         those of 'ade', which is our choice. The next fields replace the variant's where they are not None.
-      channels: of every fused map; a multiple of 64, whose number the largest context has as its pixels.
+      channels: of every fused map; a multiple of 64, by which they are divided before the largest contexts are cut.
       c1_channels: to which level 0 is projected.
       image_pool: whether the mean of the map is a branch.
       heads: of each attention. The authors' ADE20K networks have 1, their Cityscapes networks 16.
@@ -90,8 +90,8 @@ class VWFormerHead(nn.Module):
         sizes = self.sizes
         if sizes.channels < 1 or sizes.channels % max(RATIOS) ** 2:
             raise ValueError(
-                f"VWFormerHead channels is {sizes.channels}; expected a multiple of {max(RATIOS) ** 2}, which the "
-                f"largest context divides the channels by, e.g. {-(-max(sizes.channels, 1) // 64) * 64}."
+                f"VWFormerHead channels is {sizes.channels}; expected a multiple of {max(RATIOS) ** 2}, by which "
+                f"they are divided for the largest context, e.g. {-(-max(sizes.channels, 1) // 64) * 64}."
             )
         if sizes.heads < 1 or sizes.channels % sizes.heads:
             raise ValueError(
