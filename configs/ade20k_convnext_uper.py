@@ -20,7 +20,7 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("tiny", "small", "base", "base_640", "large_640", "xlarge_640")
 
@@ -28,5 +28,5 @@ VARIANTS = ("tiny", "small", "base", "base_640", "large_640", "xlarge_640")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, crop = common.parse(variant, VARIANTS)
-    config = common.convnext(common.ade20k(crop), name)
+    config = networks.convnext(common.ade20k(crop), name)
     return common.slide(config, window=crop or 512, stride=426 if crop else 341)

@@ -19,7 +19,7 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("r50", "r101", "mobilenetv2")
 
@@ -27,4 +27,4 @@ VARIANTS = ("r50", "r101", "mobilenetv2")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.cnn(common.ade20k(), name, "fcn")
+    return networks.cnn(common.ade20k(), name, "fcn")

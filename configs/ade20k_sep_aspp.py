@@ -20,7 +20,7 @@ mmsegmentation files the 80k row of ResNet-101 under the name of its 160k config
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("r50", "r101", "mobilenetv2")
 
@@ -28,4 +28,4 @@ VARIANTS = ("r50", "r101", "mobilenetv2")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.cnn(common.ade20k(), name, "sep_aspp")
+    return networks.cnn(common.ade20k(), name, "sep_aspp")

@@ -19,7 +19,7 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("tiny", "small", "base", "base_window12")
 
@@ -27,4 +27,4 @@ VARIANTS = ("tiny", "small", "base", "base_window12")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.swin(common.ade20k(), name)
+    return networks.swin(common.ade20k(), name)

@@ -21,7 +21,7 @@ mmsegmentation files the row of svt_large under the name of pcpvt-l's config.
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("svt_small", "svt_base", "svt_large", "pcpvt_small", "pcpvt_base", "pcpvt_large")
 
@@ -29,7 +29,7 @@ VARIANTS = ("svt_small", "svt_base", "svt_large", "pcpvt_small", "pcpvt_base", "
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    config = common.twins(common.ade20k(), name)
+    config = networks.twins(common.ade20k(), name)
     if name == "pcpvt_small":
         config.data.batch_size = 32
     return config

@@ -26,7 +26,7 @@ B5 have the head of the others, and SegFormer's recipe, is our choice.
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = (
     "convnext_tiny",
@@ -46,4 +46,4 @@ def get_config(variant: str = VARIANTS[0]):
     head = {"shortcut": False} if name == "swin_large" else {}
     if name in ("mit_b0", "mit_b1"):
         head["variant"] = "light"
-    return common.vwformer(common.ade20k(crop), name, **head)
+    return networks.vwformer(common.ade20k(crop), name, **head)

@@ -12,7 +12,7 @@ schedule those of the CNNs of this data set, and their combination is ours. No p
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("tiny", "small", "base", "large", "xlarge")
 
@@ -20,4 +20,4 @@ VARIANTS = ("tiny", "small", "base", "large", "xlarge")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.convnext(common.cityscapes(), name)
+    return networks.convnext(common.cityscapes(), name)

@@ -22,7 +22,7 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("r50", "r101", "mobilenetv2", "r50_769", "r101_769")
 
@@ -30,4 +30,4 @@ VARIANTS = ("r50", "r101", "mobilenetv2", "r50_769", "r101_769")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, crop = common.parse(variant, VARIANTS)
-    return common.cnn(common.cityscapes(crop), name, "psp")
+    return networks.cnn(common.cityscapes(crop), name, "psp")

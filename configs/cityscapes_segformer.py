@@ -19,7 +19,7 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
 
@@ -27,4 +27,4 @@ VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.slide(common.segformer(common.cityscapes(1024), name), window=1024, stride=768)
+    return common.slide(networks.segformer(common.cityscapes(1024), name), window=1024, stride=768)

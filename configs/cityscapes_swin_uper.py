@@ -12,7 +12,7 @@ those of the CNNs of this data set, and their combination is ours. No published 
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("tiny", "small", "base", "base_window12")
 
@@ -20,4 +20,4 @@ VARIANTS = ("tiny", "small", "base", "base_window12")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.swin(common.cityscapes(), name)
+    return networks.swin(common.cityscapes(), name)

@@ -19,7 +19,7 @@ No row of MobileNetV2 is known.
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("r50", "r101", "mobilenetv2")
 
@@ -27,4 +27,4 @@ VARIANTS = ("r50", "r101", "mobilenetv2")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.cnn(common.voc2012(), name, "aspp")
+    return networks.cnn(common.voc2012(), name, "aspp")

@@ -19,7 +19,7 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("w18", "w18_small", "w48")
 
@@ -27,4 +27,4 @@ VARIANTS = ("w18", "w18_small", "w48")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.hrnet(common.voc2012(), name)
+    return networks.hrnet(common.voc2012(), name)

@@ -20,7 +20,7 @@ Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known. Tried
 four steps on crops of 128x128 out of ten real images, then evaluation at full size, whole and by windows.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("r50", "r101", "mobilenetv2")
 
@@ -28,4 +28,4 @@ VARIANTS = ("r50", "r101", "mobilenetv2")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.cnn(common.voc2012(), name, "psp")
+    return networks.cnn(common.voc2012(), name, "psp")

@@ -11,7 +11,7 @@ those of the CNNs of this data set, and their combination is ours. No published 
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("svt_small", "svt_base", "svt_large", "pcpvt_small", "pcpvt_base", "pcpvt_large")
 
@@ -19,4 +19,4 @@ VARIANTS = ("svt_small", "svt_base", "svt_large", "pcpvt_small", "pcpvt_base", "
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.twins(common.voc2012(), name)
+    return networks.twins(common.voc2012(), name)

@@ -17,7 +17,7 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common
+from configs import common, networks
 
 VARIANTS = ("r50", "r101")
 
@@ -25,4 +25,4 @@ VARIANTS = ("r50", "r101")
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
     name, _ = common.parse(variant, VARIANTS)
-    return common.cnn(common.voc2012(), name, "uper")
+    return networks.cnn(common.voc2012(), name, "uper")

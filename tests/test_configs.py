@@ -20,7 +20,7 @@ from se_jax.models import ENCODERS, build
 from tests.conftest import SHARED
 
 ROOT = pathlib.Path(common.__file__).parents[1]
-FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common", "networks"))
 
 # What the reference's configs of a data set have in common:
 # classes, steps, images a step, crop (h, w), scale (w, h), black padding, (mode, window, stride), align_corners
