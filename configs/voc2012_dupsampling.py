@@ -5,8 +5,8 @@ python -m se_jax.dupsample_fit --config=configs/voc2012_dupsampling.py:resnet50 
 python -m se_jax.main --config=configs/voc2012_dupsampling.py:resnet50 --config.data.dir=DIR \\
     --config.dupsampling_from=runs/voc2012_fit --config.init_from=FILE --workdir=runs/voc2012_dupsampling
 
-16 crops of 513x513 a step, 30k steps; networks.dupsampling says what is the paper's and what is not. The fit of 64 codes
-serves resnet50, that of 128 (:xception65) both others. Equalizers are explicit, at the ASPP's concatenation;
+16 crops of 513x513 a step, 30k steps; networks.dupsampling says what is the paper's and what is not. The fit of 64
+codes serves resnet50, that of 128 (:xception65) both others. Equalizers are explicit, at the ASPP's concatenation;
 --config.model.equalizer.sites=low0,low1 names those of the aggregator, where none should matter. The control is
 SepASPPHead (decoder 'sep_aspp' with bottleneck_size=1, and dense=True for a live equalizer).
 
