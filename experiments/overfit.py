@@ -23,10 +23,13 @@ ZOOM = 4  # the network sees the shrunk images this much larger: its logits then
 
 
 def shrink(dataset: str, source: str, split: str | None, images: int, size: int, target: pathlib.Path):
-    """Writes the first `images` of a split, fitted into size x size pixels, to `target` in the layout of 'folder'.
+    """Writes the first `images` of a split to `target` in the layout of 'folder', all in one shape.
+
+    That is the first one's, its longer side `size`: padding, which evaluation has not, would come between a network and
+    what it learned.
 
     Returns:
-      (how many were written, (largest height, largest width), pixels of every class).
+      (how many were written, (height, width), pixels of every class).
 
     Raises:
       data_pipelines.DataError: the data set cannot be read.
@@ -41,16 +44,16 @@ def shrink(dataset: str, source: str, split: str | None, images: int, size: int,
         (target / part / "train").mkdir(parents=True)
     names, palette = list(data.labels.names), np.asarray(data.labels.palette).tolist()
     (target / "classes.json").write_text(json.dumps({"classes": names, "palette": palette}))
-    count, sizes, pixels = min(images, len(data.train)), [], np.zeros(256, int)
+    count, pixels = min(images, len(data.train)), np.zeros(256, int)
     for index in range(count):
         image, label = map(Image.fromarray, data_pipelines.read_example(data.train, data.labels, index))
-        fitted = [max(round(side * size / max(image.size)), 1) for side in image.size]
-        image.resize(fitted, Image.Resampling.BOX).save(target / "images" / "train" / f"{index}.png")
-        label = label.resize(fitted, Image.Resampling.NEAREST)
+        if index == 0:
+            shape = [max(round(side * size / max(image.size)), 1) for side in image.size]
+        image.resize(shape, Image.Resampling.BOX).save(target / "images" / "train" / f"{index}.png")
+        label = label.resize(shape, Image.Resampling.NEAREST)
         label.save(target / "annotations" / "train" / f"{index}.png")
-        sizes.append(fitted[::-1])
         pixels += np.bincount(np.asarray(label).ravel(), minlength=256)
-    return count, tuple(np.max(sizes, axis=0).tolist()), pixels[: len(names)]
+    return count, (shape[1], shape[0]), pixels[: len(names)]
 
 
 def get_config(directory: pathlib.Path, batch_size: int, crop: tuple[int, int], pixels, steps: int):
@@ -94,6 +97,8 @@ def main(arguments=None) -> float:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/overfit"))
     flags = parser.parse_args(arguments)
+    if min(flags.images, flags.size, flags.steps) < 1:
+        parser.error("--images, --size and --steps must be at least 1")
 
     import jax
 

@@ -17,13 +17,16 @@ from tests.data_pipelines import trees
 
 def test_images_and_labels_are_shrunk_together(tmp_path):
     root = trees.write_voc2012(tmp_path)
+    trees.write_image(root / "JPEGImages" / "2007_b.jpg", size=(20, 10))
+    trees.write_mask(root / "SegmentationClassAug" / "2007_b.png", [0, 3], size=(20, 10))
     count, size, pixels = overfit.shrink("voc2012", str(root), "trainaug", 2, 8, tmp_path / "out")
-    assert (count, size) == (2, (6, 8))  # of three images of 12 x 16
+    assert (count, size) == (2, (6, 8))  # two of three images; the first is of 12 x 16
     assert len(pixels) == 21
     pictures = tmp_path / "out" / "images" / "train", tmp_path / "out" / "annotations" / "train"
     first, second = (np.asarray(Image.open(pictures[1] / f"{k}.png")) for k in range(2))
     assert first.shape == second.shape == (6, 8) == np.asarray(Image.open(pictures[0] / "0.png")).shape[:2]
-    assert set(np.unique(first)) == {0, 1, 255}
+    assert set(np.unique(first)) == {0, 1, 255} and set(np.unique(second)) == {0, 3}
+    assert (tmp_path / "out" / "images" / "train" / "2.png").exists() is False
     assert pixels.sum() == (first != 255).sum() + (second != 255).sum()
     assert json.loads((tmp_path / "out" / "classes.json").read_text())["classes"] == list(voc2012.LABELS.names)
 
