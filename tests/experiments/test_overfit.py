@@ -18,7 +18,7 @@ from tests.data_pipelines import trees
 def test_images_and_labels_are_shrunk_together(tmp_path):
     root = trees.write_voc2012(tmp_path)
     trees.write_image(root / "JPEGImages" / "2007_b.jpg", size=(20, 10))
-    trees.write_mask(root / "SegmentationClassAug" / "2007_b.png", [0, 3], size=(20, 10))
+    trees.write_mask(root / "SegmentationClass" / "2007_b.png", [0, 3], trees.VOC_PALETTE, size=(20, 10))
     count, size, pixels = overfit.shrink("voc2012", str(root), "trainaug", 2, 8, tmp_path / "out")
     assert (count, size) == (2, (6, 8))  # two of three images; the first is of 12 x 16
     assert len(pixels) == 21
