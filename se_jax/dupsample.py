@@ -7,7 +7,8 @@ orthonormal columns, PCA in closed form; `python -m se_jax.dupsample_fit` fits e
 
 Ours, as the paper's text that we have does not settle it:
 - The vectors are centred: codes are P (v - mean), reconstructions W x + mean, and P is W transposed.
-- A window that holds an ignored pixel is left out; so none is ever counted as a class.
+- An ignored pixel is of no class: where a window has one, v - mean is 0, and the mean is that of the labelled pixels.
+  To leave such windows out would leave out most edges where, as in PASCAL VOC, the edges themselves are ignored.
 - A map whose sides the ratio does not divide is filled up with ignored pixels at the bottom and right.
 
 The fit needs two gigabytes at most, ADE20K's N = 38400 included: windows that occur again are kept once, with their
@@ -54,11 +55,12 @@ def label_windows(label, ratio: int) -> np.ndarray:
 
 
 def one_hot(windows: np.ndarray, num_classes: int) -> sparse.csr_matrix:
-    """Windows uint8 [n, pixels] without ignored pixels -> their one-hot vectors, sparse float32 [n, N]."""
+    """Windows uint8 [n, pixels] -> their one-hot vectors, sparse float32 [n, N]; zeros where pixels are ignored."""
     n, pixels = windows.shape
+    labelled = windows != IGNORE
     columns = np.arange(pixels, dtype=np.int32) * num_classes + windows
-    ends = np.arange(0, n * pixels + 1, pixels)
-    return sparse.csr_matrix((np.ones(n * pixels, np.float32), columns.ravel(), ends), (n, pixels * num_classes))
+    ends = np.concatenate([[0], np.cumsum(labelled.sum(1))])
+    return sparse.csr_matrix((np.ones(ends[-1], np.float32), columns[labelled], ends), (n, pixels * num_classes))
 
 
 class Windows:
@@ -69,7 +71,7 @@ class Windows:
     result depends on neither order nor chance.
 
     Attributes:
-      dropped: windows left out for an ignored pixel. level: how often a half was dropped.
+      dropped: windows left out as all of their pixels are ignored. level: how often a half was dropped.
     """
 
     def __init__(self, num_classes: int, ratio: int, limit: int = LIMIT):
@@ -88,9 +90,9 @@ class Windows:
     def add(self, label: np.ndarray) -> None:
         """Counts the windows of a label map, uint8 [h, w]."""
         windows = label_windows(label, self.ratio).reshape(-1, self.ratio**2)
-        whole = (windows != IGNORE).all(1)
-        self.dropped += int((~whole).sum())
-        windows = windows[whole]
+        labelled = (windows != IGNORE).any(1)
+        self.dropped += int((~labelled).sum())
+        windows = windows[labelled]
         uniform = (windows == windows[:, :1]).all(1)
         self._uniform += np.bincount(windows[uniform, 0], minlength=self.num_classes)
         self._pending.append(windows[~uniform])
@@ -109,8 +111,7 @@ class Windows:
         counts = np.concatenate([self._uniform[classes], self._counts * 2**self.level])
         if not counts.size:
             raise ValueError(
-                f"no window of {self.ratio}x{self.ratio} pixels is free of ignored pixels ({self.dropped} have some); "
-                "the decoder cannot be fitted to these labels"
+                f"all pixels of all {self.dropped} windows are ignored; there is nothing to fit the decoder to"
             )
         return np.concatenate([pixels, self._mixed]), counts
 
@@ -141,18 +142,40 @@ def _hash(windows: np.ndarray) -> np.ndarray:
 # ---- The fit ----
 
 
+class Centred:
+    """v - mean of windows uint8 [n, pixels], 0 where ignored, as a matrix [n, N] of which only the ones are kept."""
+
+    def __init__(self, windows: np.ndarray, mean: np.ndarray):
+        self.classes = len(mean) // windows.shape[1]
+        self.mean = mean.astype(np.float32)[:, None]
+        self.rows = one_hot(windows, self.classes)
+        self.labelled = (windows != IGNORE).astype(np.float32)
+
+    def times(self, basis: np.ndarray) -> np.ndarray:
+        """[N, k] -> float32 [n, k]; of an orthonormal basis the codes."""
+        basis = basis.astype(np.float32)
+        of_pixels = (self.mean * basis).reshape(-1, self.classes, basis.shape[1]).sum(1)
+        return self.rows @ basis - self.labelled @ of_pixels
+
+    def transposed_times(self, codes: np.ndarray) -> np.ndarray:
+        """float32 [n, k] -> [N, k]."""
+        return self.rows.T @ codes - self.mean * np.repeat(self.labelled.T @ codes, self.classes, 0)
+
+
 class Moments:
     """Mean and covariance of the one-hot vectors of windows [n, ratio * ratio] that occur `counts` [n] times.
 
     Attributes:
-      mean: float64 [N]. variance: the mean of |v - mean|^2.
+      mean: float64 [N], of the windows in which the pixel is labelled. variance: the mean of |v - mean|^2.
     """
 
     def __init__(self, windows: np.ndarray, counts: np.ndarray, num_classes: int):
         self.windows, self.counts, self.num_classes = windows, counts, num_classes
         self.total = counts.sum()
-        self.mean = sum(rows.T @ weights for rows, weights in self.chunks()) / self.total
-        self.variance = windows.shape[1] - self.mean @ self.mean  # a vector has as many ones as the window pixels
+        labelled = counts @ (windows != IGNORE)
+        sums = sum(one_hot(part, num_classes).T @ weights for part, weights in self.chunks())
+        self.mean = sums / np.repeat(np.maximum(labelled, 1), num_classes)
+        self.variance = float(labelled.sum() - sums @ self.mean) / self.total  # every labelled pixel has a one
 
     @property
     def size(self) -> int:
@@ -160,27 +183,28 @@ class Moments:
         return self.windows.shape[1] * self.num_classes
 
     def chunks(self, numbers: int = 2**22):
-        """(sparse one-hot vectors, their counts), so many at a time that a chunk has at most `numbers` ones."""
+        """(windows, their counts), so many at a time that a chunk has at most `numbers` pixels."""
         step = max(1, numbers // self.windows.shape[1])
         for start in range(0, len(self.windows), step):
             part = slice(start, start + step)
-            yield one_hot(self.windows[part], self.num_classes), self.counts[part]
+            yield self.windows[part], self.counts[part]
 
     def times(self, basis: np.ndarray) -> np.ndarray:
         """The covariance [N, N] times `basis` [N, k]; costs 2 k ratio^2 multiply-adds a window."""
-        basis = basis.astype(np.float32)
         product = np.zeros(basis.shape)
-        for rows, weights in self.chunks():
-            product += rows.T @ ((rows @ basis) * weights[:, None].astype(np.float32))
-        return product / self.total - np.outer(self.mean, self.mean @ basis)
+        for part, weights in self.chunks():
+            centred = Centred(part, self.mean)
+            product += centred.transposed_times(centred.times(basis) * weights[:, None].astype(np.float32))
+        return product / self.total
 
     def covariance(self) -> np.ndarray:
         """float64 [N, N]."""
         product = np.zeros((self.size, self.size))
-        for rows, weights in self.chunks(max(1, 2**24 // self.size) * self.windows.shape[1]):
-            dense = rows.toarray()
+        for part, weights in self.chunks(max(1, 2**24 // self.size) * self.windows.shape[1]):
+            dense = one_hot(part, self.num_classes).toarray()
+            dense -= np.repeat(part != IGNORE, self.num_classes, 1) * self.mean.astype(np.float32)
             product += (dense * weights[:, None].astype(np.float32)).T @ dense
-        return product / self.total - np.outer(self.mean, self.mean)
+        return product / self.total
 
     def captured(self, basis: np.ndarray) -> float:
         """The part of the variance that the orthonormal columns of `basis` reconstruct."""
@@ -230,9 +254,8 @@ def sgd(moments: Moments, codes: int, *, steps: int = SGD_STEPS, progress=None) 
     upper = np.cumsum(moments.counts) / moments.total
     for step in range(steps):
         drawn = np.minimum(np.searchsorted(upper, rng.random(SGD_BATCH)), len(upper) - 1)
-        rows = one_hot(moments.windows[drawn], moments.num_classes)
-        encoded = rows @ basis - moments.mean @ basis
-        gradient = (rows.T @ encoded - np.outer(moments.mean, encoded.sum(0))) / SGD_BATCH
+        centred = Centred(moments.windows[drawn], moments.mean)
+        gradient = centred.transposed_times(centred.times(basis)) / SGD_BATCH
         rate = 2000 / moments.variance / (1 + 40 * step / steps)
         basis, _ = np.linalg.qr(basis + rate * gradient)
         if progress is not None:

@@ -9,7 +9,7 @@ the reconstruction of the very maps that are scored; random scales would mix in 
 
 Printed and saved, on the validation labels and at the evaluation's geometry: the mIoU of labels that went through P and
 W, an upper bound of what a network can reach, and that of bilinear upsampling from the share of each class in a window.
-Both are counted on the windows without ignored pixels.
+Ignored pixels count in neither.
 """
 
 import pathlib
@@ -33,7 +33,7 @@ def fit(config, workdir, method: str = "auto") -> dict:
       What dupsampling.json holds: sizes, the reconstruction's error and the two mIoUs, as fractions.
 
     Raises:
-      ValueError: an option that cannot be, data that cannot be used, or no window without ignored pixels.
+      ValueError: an option that cannot be, data that cannot be used, or nothing but ignored pixels.
       FileExistsError: the workdir holds a fit. OSError: it cannot be written, or a file cannot be read.
     """
     import data_pipelines
@@ -62,7 +62,7 @@ def fit(config, workdir, method: str = "auto") -> dict:
         basis = dupsample.sgd(moments, decoder.codes, progress=_show)
     else:
         basis = dupsample.pca(moments, decoder.codes, dense=method == "dense", progress=_show)
-    error = 1 - moments.captured(basis) / moments.variance
+    error = max(0.0, 1 - moments.captured(basis) / moments.variance)
     bounds = upper_bounds(basis, moments.mean, data, config)
     facts = {
         "classes": list(data.labels.names),
@@ -74,7 +74,7 @@ def fit(config, workdir, method: str = "auto") -> dict:
         "scale": config.eval.scale,
         "windows": int(counts.sum()),
         "distinct_windows": len(counts),
-        "windows_with_ignored_pixels": windows.dropped,
+        "ignored_windows": windows.dropped,
         "error": error,
         "squared_error_a_pixel": error * moments.variance / decoder.ratio**2,
         **bounds,
@@ -89,7 +89,7 @@ def table(facts: dict) -> str:
     """The facts of a fit as text."""
     return (
         f"{facts['windows']} windows of {facts['ratio']}x{facts['ratio']} pixels, {facts['distinct_windows']} kept, "
-        f"{facts['windows_with_ignored_pixels']} with ignored pixels left out\n"
+        f"{facts['ignored_windows']} without a label left out\n"
         f"{facts['numbers']} numbers a window, {facts['codes']} codes: error {100 * facts['error']:.2f} % of the "
         f"variance, {facts['squared_error_a_pixel']:.4f} a pixel\n"
         f"reconstruction mIoU of {facts['validation_images']} validation label maps: "
@@ -128,14 +128,12 @@ def upper_bounds(basis: np.ndarray, mean: np.ndarray, data, config) -> dict:
     for label in eval_labels(data.val, data.labels, config, "Reconstructing validation labels"):
         count += 1
         windows = dupsample.label_windows(label, ratio)
-        whole = (windows != dupsample.IGNORE).all(-1)
-        truth = windows[whole]
-        if not len(truth):
-            continue
-        bilinear = dupsample.tile(bilinear_ids(windows, classes)[None, :, :, None], ratio)[0][whole]
-        for confusion, ids in zip(confusions, (decoded_ids(truth, basis, mean, classes), bilinear), strict=True):
-            pairs = truth.astype(np.int64) * classes + ids
-            confusion += np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
+        labelled = windows != dupsample.IGNORE
+        bilinear = dupsample.tile(bilinear_ids(windows, classes)[None, :, :, None], ratio)[0]
+        decoded = decoded_ids(windows.reshape(-1, ratio**2), basis, mean, classes).reshape(windows.shape)
+        for confusion, ids in zip(confusions, (decoded, bilinear), strict=True):
+            pairs = windows[labelled].astype(np.int64) * classes + ids[labelled]
+            confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     miou, bilinear = (float(metrics.scores(confusion)["miou"]) for confusion in confusions)
     return {"miou": miou, "miou_bilinear": bilinear, "validation_images": count}
 
@@ -146,8 +144,7 @@ def decoded_ids(windows: np.ndarray, basis: np.ndarray, mean: np.ndarray, classe
     step = max(1, 2**24 // len(mean))
     for start in range(0, len(windows), step):
         part = slice(start, start + step)
-        codes = dupsample.one_hot(windows[part], classes) @ basis - mean @ basis
-        scores = codes @ basis.T + mean
+        scores = dupsample.Centred(windows[part], mean).times(basis) @ basis.T + mean
         found[part] = scores.reshape(*windows[part].shape, classes).argmax(-1)
     return found
 

@@ -86,9 +86,11 @@ def cross_entropy(
 
 
 def squared_error_of_codes(codes, kernel, bias, *, ratio: int, label, divide_by):
-    """DUpsampling's L2 loss, for pre-training: |codes - P (v - mean)|^2, summed over windows v without ignored pixels.
+    """DUpsampling's L2 loss, for pre-training: the mean of (codes - P (v - mean))^2 over codes and windows.
 
-    As the columns of W are orthonormal, its gradient is that of the squared error of the scores, W codes + mean.
+    v is a window's one-hot vector. As in the fit, v - mean is 0 where a pixel is ignored; a window counts with the
+    share of its pixels that are not. W's columns are orthonormal, so the gradient is, up to a factor, that of the
+    squared error of the scores W codes + mean.
 
     Args:
       codes: float32 [b, h, w, k], of the network. kernel: [k, N], P. bias: [N], the mean of one-hot windows.
@@ -100,11 +102,12 @@ def squared_error_of_codes(codes, kernel, bias, *, ratio: int, label, divide_by)
     ends = [(0, side * ratio - have) for side, have in sides]
     windows = tile(jnp.pad(label, [(0, 0), *ends], constant_values=IGNORE)[..., None], ratio)
     classes = bias.size // ratio**2
-    one_hot = (windows[..., None] == jnp.arange(classes)).reshape(*windows.shape[:3], -1)
-    target = jnp.einsum("bhwn,kn->bhwk", one_hot - bias, kernel)
-    error = jnp.sum(jnp.square(codes - target), axis=-1)
-    error = jnp.where(jnp.all(windows < classes, axis=-1), error, jnp.nan)
-    return jnp.sum(jnp.where(jnp.any(windows == IGNORE, axis=-1), 0, error)) / divide_by
+    labelled = windows != IGNORE
+    centred = (windows[..., None] == jnp.arange(classes)) - bias.reshape(ratio**2, classes)
+    centred = jnp.where(labelled[..., None], centred, 0).reshape(*windows.shape[:3], -1)
+    error = jnp.mean(jnp.square(codes - jnp.einsum("bhwn,kn->bhwk", centred, kernel)), axis=-1)
+    error = jnp.where(jnp.all((windows < classes) | ~labelled, axis=-1), error, jnp.nan)
+    return jnp.sum(error * jnp.sum(labelled, axis=-1)) / divide_by
 
 
 def _weights(label, class_weights):

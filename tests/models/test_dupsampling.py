@@ -180,28 +180,34 @@ def test_the_decoder_is_born_orthonormal_and_its_codes_are_handed_out():
 # ---- The L2 loss ----
 
 
-def test_l2_loss_is_the_squared_error_of_the_scores_where_nothing_is_ignored():
+def test_l2_loss_is_the_squared_error_of_the_scores_and_blind_where_pixels_are_ignored():
     rng = np.random.default_rng(0)
     ratio, classes = 2, 3
-    label = rng.integers(0, classes, (2, 5, 6)).astype(np.uint8)  # its last row is part of windows that stick out
+    label = rng.integers(0, classes, (2, 4, 6)).astype(np.uint8)
     kernel = np.float32(np.linalg.qr(rng.normal(size=(12, 12)))[0])
     bias = np.float32(rng.uniform(0, 1, 12))
-    codes = np.float32(rng.normal(size=(2, 3, 3, 12)))
+    codes = np.float32(rng.normal(size=(2, 3, 3, 12)))  # the last row of windows sticks out
 
     def loss(codes, label=label):
         divided = {"ratio": ratio, "label": label, "divide_by": 10.0}
         return float(losses.squared_error_of_codes(codes, kernel, bias, **divided))
 
-    scores = dupsample.untile(codes @ kernel + bias, ratio)[:, :4, :6]
-    expected = np.square(scores - np.eye(classes)[label[:, :4]]).sum() / 10
+    scores = dupsample.untile(codes @ kernel + bias, ratio)[:, :4]
+    expected = np.square(scores - np.eye(classes)[label]).sum() / 12 * ratio**2 / 10  # twelve codes
     assert loss(codes) == pytest.approx(expected, rel=1e-5)
 
     ignored = label.copy()
-    ignored[0, 1, 1] = losses.IGNORE
+    ignored[0, :2, :2] = losses.IGNORE
+    ignored[1, 3, 5] = losses.IGNORE
     other = codes.copy()
-    other[0, 0, 0] += 1  # the window of the ignored pixel
+    other[0, 0, 0] += 1  # the window without a label
     other[:, 2] -= 1  # those that stick out
     assert loss(other, ignored) == loss(codes, ignored) < loss(codes)
+    centred = np.where(np.arange(4) < 3, 1, 0).repeat(3) * (np.eye(3)[label[1, 2:, 4:]].reshape(12) - bias)
+    perfect = codes.copy()
+    perfect[1, 1, 2] = kernel @ centred  # the code of the window with one ignored pixel, as the fit has it
+    share = 3 * np.square(codes[1, 1, 2] - perfect[1, 1, 2]).mean() / 10  # three labelled pixels
+    assert loss(codes, ignored) - loss(perfect, ignored) == pytest.approx(share, rel=1e-3)
     assert np.isnan(loss(codes, np.full_like(label, 7)))
 
 
