@@ -23,7 +23,7 @@ from scipy import linalg, sparse
 
 IGNORE = 255
 DENSE = 6000  # up to this N the eigenvectors are computed from the covariance by default, above by subspace iteration
-LIMIT = 400_000_000  # bytes of distinct windows that are kept
+LIMIT = 250_000_000  # bytes of distinct windows that are kept
 OVERSAMPLED = 16  # columns more than wanted in subspace iteration
 MOST_PASSES, TOLERANCE = 30, 1e-4  # of subspace iteration, which ends once a pass adds less to the captured variance
 SGD_STEPS, SGD_BATCH = 500, 512  # ours, as are the rates in `sgd`
@@ -172,7 +172,7 @@ class Moments:
     def __init__(self, windows: np.ndarray, counts: np.ndarray, num_classes: int):
         self.windows, self.counts, self.num_classes = windows, counts, num_classes
         self.total = counts.sum()
-        labelled = counts @ (windows != IGNORE)
+        labelled = sum(weights @ (part != IGNORE) for part, weights in self.chunks())
         sums = sum(one_hot(part, num_classes).T @ weights for part, weights in self.chunks())
         self.mean = sums / np.repeat(np.maximum(labelled, 1), num_classes)
         self.variance = float(labelled.sum() - sums @ self.mean) / self.total  # every labelled pixel has a one
@@ -197,13 +197,16 @@ class Moments:
             product += centred.transposed_times(centred.times(basis) * weights[:, None].astype(np.float32))
         return product / self.total
 
-    def covariance(self) -> np.ndarray:
-        """float64 [N, N]."""
-        product = np.zeros((self.size, self.size))
+    def covariance(self, progress=None) -> np.ndarray:
+        """float64 [N, N]; costs N^2 multiply-adds a window."""
+        product, done = np.zeros((self.size, self.size)), 0
         for part, weights in self.chunks(max(1, 2**24 // self.size) * self.windows.shape[1]):
             dense = one_hot(part, self.num_classes).toarray()
             dense -= np.repeat(part != IGNORE, self.num_classes, 1) * self.mean.astype(np.float32)
             product += (dense * weights[:, None].astype(np.float32)).T @ dense
+            done += len(part)
+            if progress is not None:
+                progress(f"{done} of {len(self.windows)} windows")
         return product / self.total
 
     def captured(self, basis: np.ndarray) -> float:
@@ -217,11 +220,13 @@ def pca(moments: Moments, codes: int, *, dense: bool, progress=None) -> np.ndarr
     Args:
       dense: by LAPACK, from the covariance's N^2 numbers; False: by randomized subspace iteration (Halko et al., 2011),
         which needs N (codes + 16) numbers and a pass over the windows an iteration.
-      progress: called as progress(passes so far, share of the variance captured).
+      progress: called with a line that says how far the fit is.
     """
     size = moments.size
     if dense:
-        _, vectors = linalg.eigh(moments.covariance(), subset_by_index=(size - codes, size - 1), overwrite_a=True)
+        _, vectors = linalg.eigh(
+            moments.covariance(progress), subset_by_index=(size - codes, size - 1), overwrite_a=True
+        )
         return vectors[:, ::-1]
     width = min(codes + OVERSAMPLED, size)
     basis, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(size, width)))
@@ -231,7 +236,7 @@ def pca(moments: Moments, codes: int, *, dense: bool, progress=None) -> np.ndarr
         values, turn = np.linalg.eigh(basis.T @ product)  # the best orthonormal columns in the span of `basis`
         captured = values[-codes:].sum()
         if progress is not None:
-            progress(passed, captured / moments.variance)
+            progress(f"pass {passed}, {100 * captured / moments.variance:.3f} % of the variance captured")
         found = basis @ turn[:, ::-1][:, :codes]
         if captured - before <= TOLERANCE * captured:
             break
@@ -244,7 +249,7 @@ def sgd(moments: Moments, codes: int, *, steps: int = SGD_STEPS, progress=None) 
     """The second way: stochastic gradient steps on |v - W W^T v|^2 (centred), each followed by W's orthonormalisation.
 
     Args:
-      progress: called as progress(steps so far, None).
+      progress: called with a line that says how far the fit is.
 
     Returns:
       float64 [N, codes] with orthonormal columns; close to `pca`'s span, and never better.
@@ -259,7 +264,7 @@ def sgd(moments: Moments, codes: int, *, steps: int = SGD_STEPS, progress=None) 
         rate = 2000 / moments.variance / (1 + 40 * step / steps)
         basis, _ = np.linalg.qr(basis + rate * gradient)
         if progress is not None:
-            progress(step + 1, None)
+            progress(f"step {step + 1} of {steps}")
     return basis
 
 

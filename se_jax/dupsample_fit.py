@@ -165,9 +165,8 @@ def bilinear_ids(windows: np.ndarray, classes: int) -> np.ndarray:
     return np.stack([(columns @ line).argmax(-1) for line in lines]).astype(np.uint8)
 
 
-def _show(done: int, share: float | None) -> None:
-    captured = "" if share is None else f", {100 * share:.3f} % of the variance captured"
-    logging.log_every_n_seconds(logging.INFO, "Fitting: %d passes or steps%s", 5, done, captured)
+def _show(line: str) -> None:
+    logging.log_every_n_seconds(logging.INFO, "Fitting: %s", 5, line)
 
 
 def main(argv) -> None:
