@@ -7,10 +7,11 @@ data_pipelines.prepare), with the augmentation of its recipe in configs/common.p
 each stage (read, decode, augment, batch, to the device), on as many threads as there are cores. The loader beside it,
 experiments/input_peer.py, does the same to the same files with as many worker processes; it runs in the Python of
 --python, which needs PIL, numpy and, for the DataLoader, torch (requirements-bench.txt). Both take turns, and rates are
-the best of the turns; a few files are read again and again, so they come from memory. Needs an otherwise idle machine.
+medians over the turns; a few files are read again and again, so they come from memory. Needs an otherwise idle machine.
 """
 
 import argparse
+import collections
 import contextlib
 import itertools
 import json
@@ -33,6 +34,7 @@ from data_pipelines.pipeline import THREADS, train_examples
 
 STAGES = ("read", "decode", "augment", "batch", "to device")
 RECIPES = {"ade20k": common.ade20k, "voc2012": common.voc2012, "cityscapes": common.cityscapes}
+READS = 20  # times the images: reading alone is over too soon to be timed
 SHAPES = 24  # generated pictures, of the size and in the files that ADE20K has: JPEG, 683 x 512
 STEPS = ("scale", "ratio_range", "crop", "cat_max_ratio", "flip", "photometric", "batch_size")
 
@@ -112,16 +114,19 @@ def measure(name: str, config, peer: Peer | None, flags, report: Callable) -> li
     if peer and not hasattr(data.train, "pairs"):
         report(f"{name}: no comparison, the loader beside it reads files and these are shards")
         peer = None
-    best = {(stage, side): 0.0 for stage in STAGES for side in ("ours", "theirs")}
+    rates = collections.defaultdict(list)
     for _, stage in itertools.product(range(flags.rounds), STAGES):
-        best[stage, "ours"] = max(best[stage, "ours"], ours(data, config, stage, flags.images))
+        images = flags.images * (READS if stage == "read" else 1)
+        rates[stage, "ours"].append(ours(data, config, stage, images))
         if peer and stage != "to device":
-            best[stage, "theirs"] = max(best[stage, "theirs"], theirs(peer, data, config, stage, flags.images))
+            rates[stage, "theirs"].append(theirs(peer, data, config, stage, images))
+    median = {key: float(np.median(values)) for key, values in rates.items()}
     rows = []
     for stage in STAGES:
-        row = {"data": name, "stage": stage, "images_per_s": best[stage, "ours"]}
-        if best[stage, "theirs"]:
-            row |= {"peer_images_per_s": best[stage, "theirs"], "ratio": row["images_per_s"] / best[stage, "theirs"]}
+        row = {"data": name, "stage": stage, "images_per_s": median[stage, "ours"]}
+        if (stage, "theirs") in median:
+            row |= {"peer_images_per_s": median[stage, "theirs"]}
+            row["ratio"] = row["images_per_s"] / row["peer_images_per_s"]
         rows.append(row)
         report(format_row(row))
     return rows
@@ -173,7 +178,7 @@ def parse_flags(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark_input", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", action="append", default=[], choices=OFFICIAL, help="may be given several times")
     parser.add_argument("--dir", action="append", default=[], help="of each --dataset, in the same order")
-    parser.add_argument("--images", type=int, default=96, help="timed in each turn")
+    parser.add_argument("--images", type=int, default=192, help="timed in each turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--python", default=sys.executable, help="runs the loader that is compared; '' for none")
     parser.add_argument("--output", help="folder for benchmark_input.json and benchmark_input.md")

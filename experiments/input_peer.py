@@ -9,6 +9,7 @@ Runs as a program of its own, in any Python with PIL and numpy, because worker p
 processes of multiprocessing take the place of DataLoader's workers and hand their batches over by pickling.
 """
 
+import collections
 import functools
 import io
 import itertools
@@ -128,9 +129,13 @@ def measure(job: dict) -> float:
             collate_fn=None if whole else list,
         )
         return timed * size / seconds(iter(loader), warm, timed)
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
-        batches = pool.imap(functools.partial(batch_of, examples, size), range(warm + timed + 2 * workers))
-        return timed * size / seconds(batches, warm, timed)
+    pool = multiprocessing.get_context("fork").Pool(workers)
+    batches = pool.imap(functools.partial(batch_of, examples, size), range(warm + timed + 2 * workers))
+    rate = timed * size / seconds(batches, warm, timed)
+    collections.deque(batches, maxlen=0)  # a pool that is ended at work may wait for itself for ever
+    pool.close()
+    pool.join()
+    return rate
 
 
 def seconds(batches, warm: int, timed: int) -> float:
