@@ -31,7 +31,7 @@ CLASSES = 5
 HEADS = {
     "aspp": (ASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6)), 8),
     "dupsampling": (
-        DUpsamplingHead(CLASSES, channels=8, codes=12, low_level=(0, 2), low_channels=4, dilations=(1, 2, 4, 6)),
+        DUpsamplingHead(CLASSES, channels=16, codes=12, low_level=(0, 2), low_channels=4, dilations=(1, 2, 4, 6)),
         16,
     ),
     "eseg": (ESegHead(CLASSES, channels=8, repeats=1, top_level=7), 32),
