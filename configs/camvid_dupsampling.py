@@ -6,6 +6,10 @@ python -m se_jax.main --config=configs/camvid_dupsampling.py --config.data.dir=D
 
 The network sees crops of 240x176 pixels, whole windows of 16x16; evaluation sees 240x180, in 12 rows of windows, the
 last of which is cut off.
+
+Measured on two CPU cores that others used too, seed 0, equalizers explicit: labels keep an mIoU of 0.856 through the
+codes (0.631 by bilinear upsampling); validation mIoU 0.319 in about 10 minutes, the training loss going from 1.96 at
+step 50 to 0.77.
 """
 
 from configs import common
