@@ -16,10 +16,6 @@ from absl import app, flags
 from ml_collections import config_flags
 from PIL import Image
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment, e.g. configs/camvid_aspp.py.")
-_OUTPUT = flags.DEFINE_string("output", None, "The HTML file to write.")
-_COUNT = flags.DEFINE_integer("count", 24, "Number of pictures.", lower_bound=1)
-
 # Entries of the overlay's palette beyond those of the classes.
 _PADDING, _STRIPE, _CLEAR = 253, 254, 255
 
@@ -134,13 +130,14 @@ figcaption{padding:8px 12px;font-size:13px;overflow-wrap:anywhere}figcaption spa
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    given = flags.FLAGS
     try:
-        text = page(_CONFIG.value, _COUNT.value)
-        with open(_OUTPUT.value, "w", encoding="utf-8") as file:
+        text = page(given.config, given.count)
+        with open(given.output, "w", encoding="utf-8") as file:
             file.write(text)
     except (ValueError, OSError) as error:
         sys.exit(f"data_pipelines.browse: {error}")
-    print(f"{_OUTPUT.value}: {_COUNT.value} pictures, {len(text) / 1e6:.1f} MB")
+    print(f"{given.output}: {given.count} pictures, {len(text) / 1e6:.1f} MB")
 
 
 def parse(argv):
@@ -152,5 +149,8 @@ def parse(argv):
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "File of the experiment, e.g. configs/camvid_aspp.py.")
+    flags.DEFINE_string("output", None, "The HTML file to write.")
+    flags.DEFINE_integer("count", 24, "Number of pictures.", lower_bound=1)
     flags.mark_flags_as_required(["config", "output"])
     app.run(main, flags_parser=parse)

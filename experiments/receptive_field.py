@@ -39,15 +39,6 @@ from se_jax.models.segmenter import normalize
 RADII = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 HELD = (0.5, 0.9, 0.99)
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File of an experiment, in place of --workdir.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.")
-_IMAGES = flags.DEFINE_string("images", None, "An image, or a folder of images.")
-_BRANCH = flags.DEFINE_string("branch", "logits", "Whose receptive field.")
-_COUNT = flags.DEFINE_integer("count", 100, "Images at most.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 4, "Images at a time.", lower_bound=1)
-_SIZE = flags.DEFINE_list("size", None, "Height and width of the network's input, e.g. 512,512.")
-_OUTPUT = flags.DEFINE_string("output", "runs/receptive_field", "Folder for picture and numbers.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Field:
@@ -200,17 +191,18 @@ def _network(config, workdir):
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    given = flags.FLAGS
     from se_jax.predict import find_images, read_image
 
     try:
-        config, model, variables = _network(_CONFIG.value, _WORKDIR.value)
-        size = tuple(map(int, _SIZE.value or config.data.crop))
+        config, model, variables = _network(given.config, given.workdir)
+        size = tuple(map(int, given.size or config.data.crop))
         if len(size) != 2:
-            raise ValueError(f"--size is {','.join(_SIZE.value)}; give height and width, e.g. 512,512")
-        files = find_images(_IMAGES.value)[: _COUNT.value]
+            raise ValueError(f"--size is {','.join(given.size)}; give height and width, e.g. 512,512")
+        files = find_images(given.images)[: given.count]
         images = (cover(read_image(path), size) for path in files)
-        field = measure(model, variables, images, _BRANCH.value, batch=_BATCH.value)
-        path = write(field, _BRANCH.value, _OUTPUT.value)
+        field = measure(model, variables, images, given.branch, batch=given.batch)
+        path = write(field, given.branch, given.output)
     except (ValueError, OSError) as error:
         sys.exit(f"experiments.receptive_field: {error}")
     print(json.dumps(field.numbers(), indent=1))
@@ -218,5 +210,13 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "File of an experiment, in place of --workdir.")
+    flags.DEFINE_string("workdir", None, "Directory of a run.")
+    flags.DEFINE_string("images", None, "An image, or a folder of images.")
+    flags.DEFINE_string("branch", "logits", "Whose receptive field.")
+    flags.DEFINE_integer("count", 100, "Images at most.", lower_bound=1)
+    flags.DEFINE_integer("batch", 4, "Images at a time.", lower_bound=1)
+    flags.DEFINE_list("size", None, "Height and width of the network's input, e.g. 512,512.")
+    flags.DEFINE_string("output", "runs/receptive_field", "Folder for picture and numbers.")
     flags.mark_flag_as_required("images")
     app.run(main)

@@ -21,10 +21,6 @@ from ml_collections import config_flags
 
 from se_jax import dupsample, geometry, inference, metrics
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment, e.g. configs/camvid_dupsampling.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for the fit.")
-_METHOD = flags.DEFINE_enum("method", "auto", dupsample.METHODS, "Of the fit; auto is one of the two forms of PCA.")
-
 
 def fit(config, workdir, method: str = "auto") -> dict:
     """Fits to config.data, writes dupsampling.npz and dupsampling.json to `workdir`, and prints what came out.
@@ -172,13 +168,17 @@ def _show(line: str) -> None:
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    given = flags.FLAGS
     logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
     try:
-        fit(_CONFIG.value, _WORKDIR.value, _METHOD.value)
+        fit(given.config, given.workdir, given.method)
     except (ValueError, OSError) as error:
         sys.exit(f"se_jax.dupsample_fit: {error}")
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "File of the experiment, e.g. configs/camvid_dupsampling.py.")
+    flags.DEFINE_string("workdir", None, "Directory for the fit.")
+    flags.DEFINE_enum("method", "auto", dupsample.METHODS, "Of the fit; auto is one of the two forms of PCA.")
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main)

@@ -8,13 +8,11 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment, e.g. configs/camvid_aspp.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints, logs and results; a run there is resumed.")
-
 
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    given = flags.FLAGS
     logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
     # orbax tells every step of its work on the same log, and JAX of the backends that are not there
     logging.get_absl_handler().addFilter(
@@ -26,7 +24,7 @@ def main(argv) -> None:
     from se_jax.train import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
 
     try:
-        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+        train_and_evaluate(given.config, given.workdir)
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("%s", error, exc_info=True)
         sys.exit(f"se_jax.main: {error}\n(--verbosity=1 shows where this was raised)")
@@ -42,5 +40,7 @@ def parse(argv):
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "File of the experiment, e.g. configs/camvid_aspp.py.")
+    flags.DEFINE_string("workdir", None, "Directory for checkpoints, logs and results; a run there is resumed.")
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse)

@@ -1,5 +1,6 @@
 """The command line, as a user meets it: in a process of its own."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -60,3 +61,15 @@ def test_a_missing_flag_is_named():
     done = call("--config=configs/shapes_aspp.py")
     assert done.returncode == 1
     assert "--workdir must have a value" in done.stderr
+
+
+def test_entry_points_can_be_imported_together():
+    """Each takes --config or --workdir of its own; only the one that runs may define it."""
+    names = (
+        "data_pipelines.browse",
+        "experiments.receptive_field",
+        "se_jax.dupsample_fit",
+        "se_jax.importers.__main__",
+    )
+    for name in ("se_jax.main", *names):
+        importlib.import_module(name)

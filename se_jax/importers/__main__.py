@@ -14,16 +14,6 @@ from collections import Counter
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment whose network is filled.")
-_SOURCE = flags.DEFINE_string("source", None, "PyTorch checkpoint to read: .safetensors, .pth")
-_LAYOUT = flags.DEFINE_string("layout", "auto", "Whose names it has: mmseg, timm, torchvision, official, or auto.")
-_OUTPUT = flags.DEFINE_string("output", None, "New directory for the imported weights.")
-_SKIP = flags.DEFINE_bool("skip_classifier", False, "Keep the initial classifiers: the checkpoint has other classes.")
-_BGR = flags.DEFINE_bool("bgr", False, "The checkpoint's network saw blue, green, red.")
-_EXPORT = flags.DEFINE_string("export", None, "New .safetensors file for the weights of the run in --workdir.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run to export.")
-_LIST = flags.DEFINE_bool("list", False, "Print the families, their sizes and layouts, and end.")
-
 
 def import_file(config, source: str, output: str, layout: str, *, skip_classifier: bool, bgr: bool) -> None:
     """Fills the network of `config`, or its encoder, and writes output/checkpoints/0 and output/import.json.
@@ -121,15 +111,16 @@ def list_tables() -> None:
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    given = flags.FLAGS
     logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
     try:
-        if _LIST.value:
+        if given.list:
             list_tables()
-        elif _EXPORT.value and _WORKDIR.value:
-            export_file(_WORKDIR.value, _EXPORT.value, _LAYOUT.value)
-        elif _SOURCE.value and _CONFIG.value and _OUTPUT.value:
-            options = {"skip_classifier": _SKIP.value, "bgr": _BGR.value}
-            import_file(_CONFIG.value, _SOURCE.value, _OUTPUT.value, _LAYOUT.value, **options)
+        elif given.export and given.workdir:
+            export_file(given.workdir, given.export, given.layout)
+        elif given.source and given.config and given.output:
+            options = {"skip_classifier": given.skip_classifier, "bgr": given.bgr}
+            import_file(given.config, given.source, given.output, given.layout, **options)
         else:
             raise ValueError("give --source, --config and --output, or --export and --workdir, or --list")
     except (ValueError, OSError) as error:
@@ -137,4 +128,13 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "File of the experiment whose network is filled.")
+    flags.DEFINE_string("source", None, "PyTorch checkpoint to read: .safetensors, .pth")
+    flags.DEFINE_string("layout", "auto", "Whose names it has: mmseg, timm, torchvision, official, or auto.")
+    flags.DEFINE_string("output", None, "New directory for the imported weights.")
+    flags.DEFINE_bool("skip_classifier", False, "Keep the initial classifiers: the checkpoint has other classes.")
+    flags.DEFINE_bool("bgr", False, "The checkpoint's network saw blue, green, red.")
+    flags.DEFINE_string("export", None, "New .safetensors file for the weights of the run in --workdir.")
+    flags.DEFINE_string("workdir", None, "Directory of the run to export.")
+    flags.DEFINE_bool("list", False, "Print the families, their sizes and layouts, and end.")
     app.run(main)
