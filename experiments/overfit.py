@@ -1,6 +1,6 @@
 """Lets a small network learn a handful of images by heart: a check that images, labels, loss and metric fit together.
 
-python -m experiments.overfit --dataset=cityscapes --source=DIR [--split=train] [--images=10] [--size=128] [--steps=150]
+python -m experiments.overfit --dataset=cityscapes --source=DIR [--split=train] [--images=10] [--size=128] [--steps=300]
 
 Takes the first images of a split of a published data set, shrinks them, and trains and evaluates on the same ones.
 Whatever the images, the mean IoU over the classes that occur must come close to 1; where it does not, labels and images
@@ -94,7 +94,7 @@ def main(arguments=None) -> float:
     parser.add_argument("--split", help="by default the training split")
     parser.add_argument("--images", type=int, default=10, help="how many of them")
     parser.add_argument("--size", type=int, default=128, help="longer side to which they are shrunk")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/overfit"))
     flags = parser.parse_args(arguments)
     if min(flags.images, flags.size, flags.steps) < 1:
