@@ -1,6 +1,5 @@
 """A whole training run, from config to report: `train_and_evaluate(config, workdir)`, stage by stage."""
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -25,6 +24,7 @@ from jax.experimental import multihost_utils
 import data_pipelines
 from se_jax import calibrate, checkpoints, dupsample, evaluate, inference, losses, optimizers, parallel, report, worst
 from se_jax import state as train_state
+from se_jax.feed import fetch, prefetch
 from se_jax.importers import start_from
 from se_jax.models import build
 from se_jax.models.segmenter import normalize
@@ -277,32 +277,7 @@ def accumulated(gradients, batch_stats, key, batch, count: int):
     return grads, batch_stats, measured
 
 
-# ---- What the loop is fed with and watched by ----
-
-
-def prefetch(batches, ahead: int = 2):
-    """The same batches, with the transfer of the next `ahead` ones to the devices under way."""
-    queue = collections.deque()
-    for batch in batches:
-        queue.append(batch)
-        if len(queue) > ahead:
-            yield queue.popleft()
-    yield from queue
-
-
-def fetch(batches, recent: list[dict]) -> tuple[dict, float]:
-    """The next batch, and the seconds for which the devices had nothing to do until it came.
-
-    recent: what the last steps measured. The host runs two steps ahead of the devices at most, so that batches do not
-    pile up in their memory. Seconds count where the last step was done before the batch was there, all of them: more
-    than the devices waited by at most what was left of that step.
-    """
-    if len(recent) > 1:
-        jax.block_until_ready(recent[-2])
-    before = time.monotonic()
-    batch = next(batches)
-    idle = not recent or all(leaf.is_ready() for leaf in jax.tree.leaves(recent[-1]))
-    return batch, (time.monotonic() - before) * idle
+# ---- What the loop is watched by ----
 
 
 @contextlib.contextmanager
