@@ -18,12 +18,12 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("r50", "r101", "mobilenetv2")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
-    return networks.cnn(common.ade20k(), name, "aspp")
+    name, _ = networks.parse(variant, VARIANTS)
+    return networks.cnn(datasets.ade20k(), name, "aspp")

@@ -20,13 +20,13 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("tiny", "small", "base", "base_640", "large_640", "xlarge_640")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, crop = common.parse(variant, VARIANTS)
-    config = networks.convnext(common.ade20k(crop), name)
-    return common.slide(config, window=crop or 512, stride=426 if crop else 341)
+    name, crop = networks.parse(variant, VARIANTS)
+    config = networks.convnext(datasets.ade20k(crop), name)
+    return datasets.slide(config, window=crop or 512, stride=426 if crop else 341)

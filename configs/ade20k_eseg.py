@@ -10,13 +10,13 @@ Equalizers are explicit, at the last sum. What configs/cityscapes_eseg.py says o
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("s", "m", "l", "lite")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    size, _ = common.parse(variant, VARIANTS)
+    size, _ = networks.parse(variant, VARIANTS)
     # 300 and 5 epochs of 20210 images
-    return networks.eseg(common.ade20k(), size, batch_size=64, num_steps=95_000, warmup_steps=1_600)
+    return networks.eseg(datasets.ade20k(), size, batch_size=64, num_steps=95_000, warmup_steps=1_600)

@@ -21,15 +21,15 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b5_640")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, crop = common.parse(variant, VARIANTS)
-    config = networks.segformer(common.ade20k(crop), name)
+    name, crop = networks.parse(variant, VARIANTS)
+    config = networks.segformer(datasets.ade20k(crop), name)
     if crop:
         config.data.scale = config.eval.scale = (2048, crop)  # not (2560, 640) as of ConvNeXt
     return config

@@ -21,15 +21,15 @@ mmsegmentation files the row of svt_large under the name of pcpvt-l's config.
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("svt_small", "svt_base", "svt_large", "pcpvt_small", "pcpvt_base", "pcpvt_large")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
-    config = networks.twins(common.ade20k(), name)
+    name, _ = networks.parse(variant, VARIANTS)
+    config = networks.twins(datasets.ade20k(), name)
     if name == "pcpvt_small":
         config.data.batch_size = 32
     return config

@@ -26,7 +26,7 @@ B5 have the head of the others, and SegFormer's recipe, is our choice.
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = (
     "convnext_tiny",
@@ -42,8 +42,8 @@ VARIANTS = (
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, crop = common.parse(variant, VARIANTS)
+    name, crop = networks.parse(variant, VARIANTS)
     head = {"shortcut": False} if name == "swin_large" else {}
     if name in ("mit_b0", "mit_b1"):
         head["variant"] = "light"
-    return networks.vwformer(common.ade20k(crop), name, **head)
+    return networks.vwformer(datasets.ade20k(crop), name, **head)

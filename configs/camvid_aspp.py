@@ -5,9 +5,9 @@ python -m se_jax.main --config=configs/camvid_aspp.py --config.data.dir=DIR --wo
 Meant for one GPU; not run yet, so no time and no mIoU are known.
 """
 
-from configs import common
+from se_jax.config import datasets, options
 
 
 def get_config():
     """The config of this experiment."""
-    return common.camvid(common.decoder("aspp"))
+    return datasets.camvid(options.decoder("aspp"))

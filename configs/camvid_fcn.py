@@ -5,12 +5,12 @@ python -m se_jax.main --config=configs/camvid_fcn.py --config.data.dir=DIR --wor
 Meant for one GPU; not run yet, so no time and no mIoU are known.
 """
 
-from configs import common
+from se_jax.config import datasets, options
 
 # HRNet's form of the head: the one with a fusion site, where the plain form only convolves the last stage
-FUSED_STAGES = common.decoder("fcn", num_convs=1, kernel_size=1, concat_input=False, resize_concat=True, dropout=0.0)
+FUSED_STAGES = options.decoder("fcn", num_convs=1, kernel_size=1, concat_input=False, resize_concat=True, dropout=0.0)
 
 
 def get_config():
     """The config of this experiment."""
-    return common.camvid(FUSED_STAGES)
+    return datasets.camvid(FUSED_STAGES)

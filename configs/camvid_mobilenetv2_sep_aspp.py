@@ -6,13 +6,13 @@ python -m se_jax.main --config=configs/camvid_mobilenetv2_sep_aspp.py --config.d
 Measured on two CPU cores, seed 0, equalizers explicit: validation mIoU 0.375 in about 7 minutes.
 """
 
-from configs import common
+from se_jax.config import datasets, options
 
 
 def get_config():
     """The config of this experiment."""
-    decoder = common.decoder("sep_aspp", channels=64, dilations=(1, 3, 6, 9))  # maps of 23 x 30 pixels
-    config = common.camvid(decoder, "mobilenetv2", width=0.5)
+    decoder = options.decoder("sep_aspp", channels=64, dilations=(1, 3, 6, 9))  # maps of 23 x 30 pixels
+    config = datasets.camvid(decoder, "mobilenetv2", width=0.5)
     config.num_steps = 600
     config.data.update(scale=(240, 180), crop=(180, 240), cache=True)
     config.optimizer.learning_rate = 0.05

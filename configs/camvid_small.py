@@ -5,12 +5,12 @@ python -m se_jax.main --config=configs/camvid_small.py --config.data.dir=DIR --w
 Measured on two CPU cores, seed 0: validation mIoU 0.450 in about 9 minutes, 0.423 with model.equalizer.mode=none.
 """
 
-from configs import common
+from se_jax.config import datasets, options
 
 
 def get_config():
     """The config of this experiment."""
-    config = common.camvid(common.decoder("uper", channels=64), depth=18, width=32, output_stride=32)
+    config = datasets.camvid(options.decoder("uper", channels=64), depth=18, width=32, output_stride=32)
     config.num_steps = 1200
     config.data.update(scale=(240, 180), crop=(180, 240), cache=True)
     config.optimizer.learning_rate = 0.05

@@ -6,16 +6,18 @@ Images are evaluated at 256x320, the next multiples of 64. Seed 0, equalizers ex
 0.89, mIoU 29.5 percent.
 """
 
-from configs import common
+from se_jax.config import datasets, optimizers, options
 
 
 def get_config():
     """The config of this experiment."""
-    decoder = common.decoder("vwformer", variant="light", channels=64, c1_channels=16)
-    config = common.camvid(decoder, depth=18, width=32, output_stride=32)
+    decoder = options.decoder("vwformer", variant="light", channels=64, c1_channels=16)
+    config = datasets.camvid(decoder, depth=18, width=32, output_stride=32)
     config.num_steps = 400
     config.data.update(scale=(320, 240), crop=(128, 256), cache=True)
-    optimizer = common.adamw_segformer(learning_rate=1e-3, warmup_steps=50, rate_multipliers=(), decay_multipliers=())
+    optimizer = optimizers.adamw_segformer(
+        learning_rate=1e-3, warmup_steps=50, rate_multipliers=(), decay_multipliers=()
+    )
     config.optimizer.update(optimizer)
     config.eval.update(every_steps=200, scale=(320, 240), size_multiple=64)
     config.checkpoint.every_steps = 200

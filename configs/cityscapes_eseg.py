@@ -16,13 +16,13 @@ Sizes of ESeg-Lite are unknown to us too; of a network with its blocks they are 
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("s", "m", "l", "lite")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    size, _ = common.parse(variant, VARIANTS)
+    size, _ = networks.parse(variant, VARIANTS)
     # 500 and 5 epochs of 2975 images
-    return networks.eseg(common.cityscapes(), size, batch_size=16, num_steps=93_000, warmup_steps=930)
+    return networks.eseg(datasets.cityscapes(), size, batch_size=16, num_steps=93_000, warmup_steps=930)

@@ -19,12 +19,12 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
-    return common.slide(networks.segformer(common.cityscapes(1024), name), window=1024, stride=768)
+    name, _ = networks.parse(variant, VARIANTS)
+    return datasets.slide(networks.segformer(datasets.cityscapes(1024), name), window=1024, stride=768)

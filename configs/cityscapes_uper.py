@@ -21,12 +21,12 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("r50", "r101", "r50_769", "r101_769")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, crop = common.parse(variant, VARIANTS)
-    return networks.cnn(common.cityscapes(crop), name, "uper")
+    name, crop = networks.parse(variant, VARIANTS)
+    return networks.cnn(datasets.cityscapes(crop), name, "uper")

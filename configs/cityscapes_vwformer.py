@@ -23,7 +23,7 @@ optimiser are our choice.
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = (
     *(f"convnext_{size}" for size in ("tiny", "small", "base", "large", "xlarge")),
@@ -33,6 +33,6 @@ VARIANTS = (
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
+    name, _ = networks.parse(variant, VARIANTS)
     head = "light" if name in ("mit_b0", "mit_b1") else "cityscapes"
-    return networks.vwformer(common.cityscapes(), name, variant=head)
+    return networks.vwformer(datasets.cityscapes(), name, variant=head)

@@ -3,7 +3,7 @@
 python -m se_jax.dupsample_fit --config=configs/pascal_context_dupsampling.py --config.data.dir=DIR \\
     --workdir=runs/pascal_context_fit
 python -m se_jax.main --config=configs/pascal_context_dupsampling.py --config.data.dir=DIR \\
-    --config.dupsampling_from=runs/pascal_context_fit --config.init_from=FILE --workdir=runs/pascal_context_dupsampling
+    --config.constants_from=runs/pascal_context_fit --config.init_from=FILE --workdir=runs/pascal_context_dupsampling
 
 16 crops of 513x513 a step, 30k steps; networks.dupsampling says what is the paper's and what is not. With 59 classes a
 window has 15104 numbers, which are fitted by subspace iteration. Equalizers are explicit, at the ASPP's concatenation.
@@ -12,12 +12,12 @@ The paper prints mIoU 52.5 with Xception-71 and 51.4 with Xception-65, and does 
 is our choice. Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import networks
 
 VARIANTS = ("xception71", "xception65", "resnet50")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
+    name, _ = networks.parse(variant, VARIANTS)
     return networks.dupsampling(name, "pascal_context", 59)

@@ -5,9 +5,9 @@ python -m se_jax.main --config=configs/shapes_aspp.py --workdir=runs/shapes_aspp
 Meant for two CPU cores; not run yet, so no time and no mIoU are known.
 """
 
-from configs import common
+from se_jax.config import datasets, options
 
 
 def get_config():
     """The config of this experiment."""
-    return common.shapes(common.decoder("aspp", channels=32, dilations=(1, 2, 4, 6)))
+    return datasets.shapes(options.decoder("aspp", channels=32, dilations=(1, 2, 4, 6)))

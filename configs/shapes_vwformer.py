@@ -5,13 +5,13 @@ python -m se_jax.main --config=configs/shapes_vwformer.py --workdir=runs/shapes_
 Meant for two CPU cores; not run yet, so no time and no mIoU are known.
 """
 
-from configs import common
+from se_jax.config import datasets, options
 
 
 def get_config():
     """The config of this experiment."""
-    decoder = common.decoder("vwformer", variant="light", channels=64, c1_channels=16)
-    config = common.shapes(decoder, output_stride=32)
+    decoder = options.decoder("vwformer", variant="light", channels=64, c1_channels=16)
+    config = datasets.shapes(decoder, output_stride=32)
     config.data.update(image_size=(128, 128), crop=(128, 128))
     config.eval.size_multiple = 64
     config.model.auxiliary = None

@@ -12,12 +12,12 @@ schedule those of the CNNs of this data set, and their combination is ours. No p
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("tiny", "small", "base", "large", "xlarge")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
-    return common.slide(networks.convnext(common.voc2012(), name), window=512, stride=341)
+    name, _ = networks.parse(variant, VARIANTS)
+    return datasets.slide(networks.convnext(datasets.voc2012(), name), window=512, stride=341)

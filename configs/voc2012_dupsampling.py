@@ -3,7 +3,7 @@
 python -m se_jax.dupsample_fit --config=configs/voc2012_dupsampling.py:resnet50 --config.data.dir=DIR \\
     --workdir=runs/voc2012_fit
 python -m se_jax.main --config=configs/voc2012_dupsampling.py:resnet50 --config.data.dir=DIR \\
-    --config.dupsampling_from=runs/voc2012_fit --config.init_from=FILE --workdir=runs/voc2012_dupsampling
+    --config.constants_from=runs/voc2012_fit --config.init_from=FILE --workdir=runs/voc2012_dupsampling
 
 16 crops of 513x513 a step, 30k steps; networks.dupsampling says what is the paper's and what is not. The fit of 64
 codes serves resnet50, that of 128 (:xception65) both others. Equalizers are explicit, at the ASPP's concatenation;
@@ -16,12 +16,12 @@ with ResNet-50 and 79.67 with Xception-65; how its encoders were trained is not 
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import networks
 
 VARIANTS = ("resnet50", "xception65", "xception71")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
+    name, _ = networks.parse(variant, VARIANTS)
     return networks.dupsampling(name, "voc2012", 21)

@@ -20,12 +20,12 @@ No row of MobileNetV2 is known.
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("r50", "r101", "mobilenetv2")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
-    return networks.cnn(common.voc2012(), name, "fcn")
+    name, _ = networks.parse(variant, VARIANTS)
+    return networks.cnn(datasets.voc2012(), name, "fcn")

@@ -19,12 +19,12 @@ mIoU in percent in one view / in twelve:
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("w18", "w18_small", "w48")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
-    return networks.hrnet(common.voc2012(), name)
+    name, _ = networks.parse(variant, VARIANTS)
+    return networks.hrnet(datasets.voc2012(), name)

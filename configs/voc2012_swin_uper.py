@@ -12,12 +12,12 @@ those of the CNNs of this data set, and their combination is ours. No published 
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
-from configs import common, networks
+from se_jax.config import datasets, networks
 
 VARIANTS = ("tiny", "small", "base", "base_window12")
 
 
 def get_config(variant: str = VARIANTS[0]):
     """The config of one of VARIANTS."""
-    name, _ = common.parse(variant, VARIANTS)
-    return networks.swin(common.voc2012(), name)
+    name, _ = networks.parse(variant, VARIANTS)
+    return networks.swin(datasets.voc2012(), name)

@@ -31,8 +31,10 @@ import optax
 
 from experiments import networks
 from experiments.networks import NETWORKS, NUM_CLASSES
-from se_jax import fold, losses, parallel
+from se_jax import parallel
+from se_jax.equalizer import fold
 from se_jax.importers import import_weights
+from se_jax.losses import pixel_cross_entropy as losses
 
 try:
     import torch

@@ -3,11 +3,12 @@
 python -m experiments.benchmark_input --dataset=cityscapes --dir=DIR [--dataset=ade20k --dir=DIR] [--output=DIR]
 
 For generated pictures and for each data set that is given (the files as published, or the shards of
-data_pipelines.prepare), with the augmentation of its recipe in configs/common.py: images/s of the work up to and with
-each stage (read, decode, augment, batch, to the device), on as many threads as there are cores. The loader beside it,
-experiments/input_peer.py, does the same to the same files with as many worker processes; it runs in the Python of
---python, which needs PIL, numpy and, for the DataLoader, torch (requirements-bench.txt). Both take turns, and rates are
-medians over the turns; a few files are read again and again, so they come from memory. Needs an otherwise idle machine.
+data_pipelines.prepare), with the augmentation of its recipe in se_jax/config/datasets.py: images/s of the work up to
+and with each stage (read, decode, augment, batch, to the device), on as many threads as there are cores. The loader
+beside it, experiments/input_peer.py, does the same to the same files with as many worker processes; it runs in the
+Python of --python, which needs PIL, numpy and, for the DataLoader, torch (requirements-bench.txt). Both take turns, and
+rates are medians over the turns; a few files are read again and again, so they come from memory. Needs an otherwise
+idle machine.
 """
 
 import argparse
@@ -28,12 +29,12 @@ import numpy as np
 from PIL import Image
 
 import data_pipelines
-from configs import common
 from data_pipelines import OFFICIAL, shapes
 from data_pipelines.pipeline import THREADS, train_examples
+from se_jax.config import datasets
 
 STAGES = ("read", "decode", "augment", "batch", "to device")
-RECIPES = {"ade20k": common.ade20k, "voc2012": common.voc2012, "cityscapes": common.cityscapes}
+RECIPES = {"ade20k": datasets.ade20k, "voc2012": datasets.voc2012, "cityscapes": datasets.cityscapes}
 READS = 20  # times the images: reading alone is over too soon to be timed
 SHAPES = 24  # generated pictures, of the size and in the files that ADE20K has: JPEG, 683 x 512
 STEPS = ("scale", "ratio_range", "crop", "cat_max_ratio", "flip", "photometric", "batch_size")
@@ -66,7 +67,7 @@ class Peer:
 
 def recipe(name: str, directory: str):
     """config.data of a data set; PASCAL Context's is that of VOC, and generated pictures are treated as ADE20K's."""
-    config = RECIPES.get(name, common.ade20k if name == "folder" else common.voc2012)().data
+    config = RECIPES.get(name, datasets.ade20k if name == "folder" else datasets.voc2012)().data
     config.update(name=name, dir=directory)
     return config
 

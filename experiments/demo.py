@@ -31,9 +31,9 @@ difference below, whatever its sign, decides nothing."""
 
 def get_config(mode: str):
     """The config of one arm: ResNet-18 of a quarter of the width, a UPer head, 96x128 pictures."""
-    from configs import shapes_uper
+    from se_jax.config import recipes
 
-    config = shapes_uper.get_config()
+    config = recipes.load("shapes_uper")
     config.num_steps = 1000
     config.model.equalizer.mode = mode
     config.model.auxiliary = None
@@ -69,8 +69,8 @@ def run(workdir: pathlib.Path, arms: dict = ARMS, change=None) -> dict:
 
     `change(config)` may alter each arm's config. Earlier runs of the arms in `workdir` are removed.
     """
-    from se_jax import report
-    from se_jax.train import train_and_evaluate
+    from se_jax.report import pages as report
+    from se_jax.training.loop import train_and_evaluate
 
     results, begin = {}, time.monotonic()
     for name, mode in arms.items():

@@ -17,6 +17,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # tensorflow only feeds images here; its greetings would be noise
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 ZOOM = 4  # the network sees the shrunk images this much larger: its logits then have a pixel for each of the label
@@ -35,9 +36,9 @@ def shrink(dataset: str, source: str, split: str | None, images: int, size: int,
       data_pipelines.DataError: the data set cannot be read.
     """
     import data_pipelines
-    from configs import common
+    from se_jax.config import options
 
-    options = common.get_config().data
+    options = options.get_config().data
     options.update(name=dataset, dir=source, train_split=split)
     data = data_pipelines.build(options)
     for part in ("images", "annotations"):
@@ -61,9 +62,9 @@ def get_config(directory: pathlib.Path, batch_size: int, crop: tuple[int, int], 
 
     pixels: of every class; the loss weighs rare ones more, which otherwise come last.
     """
-    from configs import common
+    from se_jax.config import options
 
-    config = common.get_config()
+    config = options.get_config()
     config.num_steps = steps
     config.optimizer.update(name="adamw", learning_rate=5e-3, min_learning_rate=0.0, power=1.0, warmup_steps=20)
     config.optimizer.weight_decay = 0.0
@@ -77,7 +78,7 @@ def get_config(directory: pathlib.Path, batch_size: int, crop: tuple[int, int], 
     config.loss.class_weights = tuple(((np.maximum(pixels, 1) / pixels.max()) ** -0.5).tolist())
     config.model.num_classes, config.model.auxiliary = len(pixels), None
     config.model.encoder.update(depth=18, width=32, output_stride=32)
-    config.model.decoder = common.ConfigDict(common.decoder("segformer", channels=64, dropout=0.0))
+    config.model.decoder = ConfigDict(options.decoder("segformer", channels=64, dropout=0.0))
     return config
 
 
@@ -102,7 +103,7 @@ def main(arguments=None) -> float:
 
     import jax
 
-    from se_jax.train import train_and_evaluate
+    from se_jax.training.loop import train_and_evaluate
 
     workdir = flags.workdir / flags.dataset
     shutil.rmtree(workdir, ignore_errors=True)

@@ -8,10 +8,10 @@ part of the encoder; where it fits (GFLOP 1.15 of 5.53), twice its multiply-adds
 """
 
 import argparse
-import importlib
 from typing import NamedTuple
 
 from experiments import counts
+from se_jax.config import recipes
 from se_jax.models import DUpsamplingHead, ResNet, Segmenter, SepASPPHead, Xception, build
 
 DEEPLAB = (DUpsamplingHead, SepASPPHead)  # heads that begin with an atrous pyramid,
@@ -35,7 +35,7 @@ class Table(NamedTuple):
 
 def from_config(file: str, variant: str, **decoder) -> Row:
     """The network of a recipe, with changes of its decoder."""
-    config = importlib.import_module(f"configs.{file}").get_config(variant)
+    config = recipes.load(f"{file}:{variant}")
     config.model.decoder.update(decoder)
     changes = "".join(f", {key}={value}" for key, value in decoder.items())
     return Row(f"{file}.py:{variant}{changes}", build(config.model))

@@ -6,17 +6,19 @@ the network's collections by name, beside the parameters' average.
 
 import json
 import pathlib
+from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
-from se_jax import parallel
-from se_jax.state import TRAINED, TrainState
+from se_jax import parallel, run
+from se_jax.config.complete import complete
 
-FOLDER = "checkpoints"
-VARIABLES = ("params", "batch_stats", "equalizer", "ema")  # always there, if empty; other constants where there are any
+FOLDER = run.CHECKPOINTS
+TRAINED = ("params", "batch_stats")  # the collections of variables that training changes
+VARIABLES = (*TRAINED, "ema")  # always there, if empty; constants where there are any
 PROGRESS = ("step", "opt_state")
 # A run may go on with other values of these: they change where it reads and what it reports, not what it computes.
 MAY_DIFFER = ("data.dir", "data.cache", "log", "checkpoint", "eval.batch_size", "mesh", "multihost")
@@ -35,9 +37,8 @@ def check_config(workdir, config) -> None:
     Raises:
       ConfigMismatch: it had another one, up to `MAY_DIFFER`; shows the difference.
     """
-    path = pathlib.Path(workdir) / "config.json"
-    if path.exists():
-        both = json.loads(path.read_text()), json.loads(config.to_json())
+    if (pathlib.Path(workdir) / run.CONFIG).exists():
+        both = (json.loads(complete(each).to_json()) for each in (load_config(workdir), config))
         if differing := [line for key, line in _differences(*both) if not _is_under(key, MAY_DIFFER)]:
             raise ConfigMismatch(
                 f"{workdir} holds a run of another config; give another --workdir, or the config of that run.\n"
@@ -47,21 +48,22 @@ def check_config(workdir, config) -> None:
 
 def write_config(workdir, config) -> None:
     """Writes `workdir/config.json`: from now on the workdir holds a run of this config."""
-    path = pathlib.Path(workdir) / "config.json"
     if jax.process_index() == 0:
-        path.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+        run.write_json(pathlib.Path(workdir) / run.CONFIG, json.loads(config.to_json()))
 
 
 def load_config(workdir) -> ConfigDict:
-    """The config of the run in `workdir`; sequences come back as tuples.
+    """The config of the run in `workdir`, with the defaults of options that its version did not have.
+
+    Sequences come back as tuples.
 
     Raises:
       FileNotFoundError: there is no run.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    path = pathlib.Path(workdir) / run.CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {workdir} is no workdir of a run")
-    return ConfigDict(json.loads(path.read_text(), object_hook=_with_tuples))
+    return complete(ConfigDict(json.loads(path.read_text(), object_hook=_with_tuples)))
 
 
 def _with_tuples(mapping: dict) -> dict:
@@ -85,7 +87,7 @@ def _is_under(key: str, prefixes) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints of a run: the last `keep`, and the best by validation mIoU. Writing goes on in the background.
+    """The checkpoints of a run: the last `keep`, and the best by a number. Writing goes on in the background.
 
     `wait` and `close` raise what went wrong while writing.
     """
@@ -97,7 +99,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(keep),
-                    policies.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False),
+                    policies.BestN(get_metric_fn=_best, n=1, keep_checkpoints_without_metrics=False),
                 ]
             ),
         )
@@ -107,18 +109,21 @@ class Checkpoints:
         """Step of the last complete checkpoint; None where there is none."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state: TrainState, miou: float | None = None) -> None:
-        """Starts saving the state after `step` steps; returns once the state may be donated."""
+    def save(self, step: int, state: NamedTuple, best: float | None = None) -> None:
+        """Starts saving the state after `step` steps; returns once the state may be donated.
+
+        best: the number of which the highest makes the best checkpoint; None where nothing was evaluated.
+        """
         args = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
         self.manager.save(
             step,
             args=ocp.args.Composite(**args),
-            metrics=None if miou is None else {"miou": miou},
+            metrics=None if best is None else {"best": best},
             force=True,
         )
 
-    def restore(self, state: TrainState) -> TrainState:
-        """The last checkpoint, laid out as `state`, which holds jax.ShapeDtypeStructs with shardings.
+    def restore(self, state):
+        """The last checkpoint, laid out as `state`, a TrainState of jax.ShapeDtypeStructs with shardings.
 
         Raises:
           ValueError: the checkpoint is of another network; names what differs. Or it holds imported weights only.
@@ -136,7 +141,7 @@ class Checkpoints:
         tree = dict(restored["variables"])
         trained = {name: tree.pop(name) for name in (*TRAINED, "ema")}
         constants = {name: part for name, part in tree.items() if part}
-        return TrainState(**trained, constants=constants, **restored["progress"])
+        return state._replace(**trained, constants=constants, **restored["progress"])
 
     def wait(self) -> None:
         """Waits until every checkpoint is written."""
@@ -166,7 +171,7 @@ def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
     """The config and the trained variables of the run in `workdir`.
 
     Args:
-      which: 'best' by validation mIoU (the last one where none was evaluated yet), or 'last'.
+      which: 'best' by config.checkpoint.best (the last one where none was evaluated yet), or 'last'.
 
     Returns:
       (config, variables as numpy arrays: {'params' (their average where kept), 'batch_stats'[, constants by
@@ -186,8 +191,8 @@ def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
 def init_from(path, variables: dict) -> dict:
     """`variables` with the parameters (averaged, where kept) and running statistics of a trained network.
 
-    Of its constants a fitted decoder (`dupsampling`) comes with the parameters that were trained for it; the statistics
-    of equalizers belong to the data and are measured anew.
+    Constants that a decoder is born with come with the parameters that were trained for them; the statistics of
+    equalizers belong to the data and are measured anew.
 
     Args:
       path: a workdir, whose best checkpoint is taken, or the directory of one checkpoint, workdir/checkpoints/<step>.
@@ -201,7 +206,7 @@ def init_from(path, variables: dict) -> dict:
         tree = _read_variables(path.parent.parent, int(path.name))
     else:
         tree = _read_variables(path, "best")
-    loaded = {name: tree[name] for name in (*TRAINED, "dupsampling") if name in tree}
+    loaded = {name: tree[name] for name in (*TRAINED, *variables) if name in tree}
     loaded["params"] = tree["ema"] or tree["params"]
     wanted = {name: variables.get(name, {}) for name in loaded}
     if loaded["params"].keys() == {"encoder"}:
@@ -234,22 +239,22 @@ def _read_variables(workdir: pathlib.Path, which) -> dict:
 ITEMS = ("variables", "progress")
 
 
-def _items(state: TrainState) -> dict[str, dict]:
+def _items(state) -> dict[str, dict]:
     """What a checkpoint holds, by item."""
     tree = state._asdict()
     progress = {key: tree.pop(key) for key in PROGRESS}
     return {"variables": dict.fromkeys(VARIABLES, {}) | tree.pop("constants") | tree, "progress": progress}
 
 
-def _miou(metrics) -> float:
-    return metrics["miou"]
+def _best(metrics) -> float:
+    return metrics["best"] if "best" in metrics else metrics["miou"]  # its name in runs of earlier versions
 
 
 def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         folder,
         item_handlers={name: ocp.StandardCheckpointHandler() for name in ITEMS},
-        options=ocp.CheckpointManagerOptions(best_fn=_miou, best_mode="max", **options),
+        options=ocp.CheckpointManagerOptions(best_fn=_best, best_mode="max", **options),
     )
 
 

@@ -1,168 +1,16 @@
-"""Fits DUpsampling's P and W to the training labels of a config, before training (see `se_jax.dupsample`).
+"""Fits DUpsampling's decoder of label patches to the training labels of a config, before training.
 
 python -m se_jax.dupsample_fit --config=configs/camvid_dupsampling.py --workdir=DIR [--method=sgd] [--config.a.b=value]
-python -m se_jax.main --config=configs/camvid_dupsampling.py --config.dupsampling_from=DIR --workdir=DIR2
-
-The labels are seen as evaluation sees them: fitted to config.eval.scale, without augmentation, windows counted from the
-upper left corner. One pass then has every window once, the result depends on the data alone, and what is optimal is
-the reconstruction of the very maps that are scored; random scales would mix in windows whose objects have other sizes.
-
-Printed and saved, on the validation labels and at the evaluation's geometry: the mIoU of labels that went through P and
-W, an upper bound of what a network can reach, and that of bilinear upsampling from the share of each class in a window.
-Ignored pixels count in neither.
+python -m se_jax.main --config=configs/camvid_dupsampling.py --config.constants_from=DIR --workdir=DIR2
 """
 
-import pathlib
 import sys
 
-import numpy as np
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from se_jax import dupsample, geometry, inference, metrics
+from se_jax import cli
 
-
-def fit(config, workdir, method: str = "auto") -> dict:
-    """Fits to config.data, writes dupsampling.npz and dupsampling.json to `workdir`, and prints what came out.
-
-    Returns:
-      What dupsampling.json holds: sizes, the reconstruction's error and the two mIoUs, as fractions.
-
-    Raises:
-      ValueError: an option that cannot be, data that cannot be used, or nothing but ignored pixels.
-      FileExistsError: the workdir holds a fit. OSError: it cannot be written, or a file cannot be read.
-    """
-    import data_pipelines
-
-    decoder = config.model.decoder
-    if decoder.name != "dupsampling":
-        raise ValueError(f"model.decoder.name is {decoder.name!r}; only 'dupsampling' has a decoder to fit")
-    dupsample.check(config)
-    workdir = pathlib.Path(workdir)
-    if (found := workdir / dupsample.FILES[0]).exists():
-        raise FileExistsError(f"{found} exists; give another --workdir, or remove it")
-    workdir.mkdir(parents=True, exist_ok=True)
-    data = data_pipelines.build(config.data)
-    classes = data.labels.num_classes
-    if classes != config.model.num_classes:
-        raise ValueError(f"model.num_classes is {config.model.num_classes}, but the data set has {classes} classes")
-
-    windows = dupsample.Windows(classes, decoder.ratio)
-    for label in eval_labels(data.train, data.labels, config, "Reading training labels"):
-        windows.add(label)
-    values, counts = windows.arrays()
-    moments = dupsample.Moments(values, counts, classes)
-    if method == "auto":
-        method = "dense" if moments.size <= dupsample.DENSE else "randomized"
-    if method == "sgd":
-        basis = dupsample.sgd(moments, decoder.codes, progress=_show)
-    else:
-        basis = dupsample.pca(moments, decoder.codes, dense=method == "dense", progress=_show)
-    error = max(0.0, 1 - moments.captured(basis) / moments.variance)
-    bounds = upper_bounds(basis, moments.mean, data, config)
-    facts = {
-        "classes": list(data.labels.names),
-        "ratio": decoder.ratio,
-        "codes": decoder.codes,
-        "numbers": windows.size,
-        "method": method,
-        "data": config.data.name,
-        "scale": config.eval.scale,
-        "windows": int(counts.sum()),
-        "distinct_windows": len(counts),
-        "ignored_windows": windows.dropped,
-        "error": error,
-        "squared_error_a_pixel": error * moments.variance / decoder.ratio**2,
-        **bounds,
-    }
-    dupsample.save(workdir, basis, moments.mean, facts)
-    print(table(facts))
-    print(f"written to {workdir}; train with --config.dupsampling_from={workdir}")
-    return facts
-
-
-def table(facts: dict) -> str:
-    """The facts of a fit as text."""
-    return (
-        f"{facts['windows']} windows of {facts['ratio']}x{facts['ratio']} pixels, {facts['distinct_windows']} kept, "
-        f"{facts['ignored_windows']} without a label left out\n"
-        f"{facts['numbers']} numbers a window, {facts['codes']} codes: error {100 * facts['error']:.2f} % of the "
-        f"variance, {facts['squared_error_a_pixel']:.4f} a pixel\n"
-        f"reconstruction mIoU of {facts['validation_images']} validation label maps: "
-        f"{100 * facts['miou']:.2f} % through the codes, {100 * facts['miou_bilinear']:.2f} % by bilinear upsampling"
-    )
-
-
-def eval_labels(source, labels, config, what: str):
-    """Yields every label map of a source, uint8 [h, w], at the size in which evaluation shows its image to the network.
-
-    Resized as labels are in training, by OpenCV's nearest neighbour.
-    """
-    import data_pipelines
-
-    for index in range(len(source)):
-        try:
-            _, label = data_pipelines.read_example(source, labels, index)
-        except data_pipelines.LabelError:
-            raise
-        except data_pipelines.DataError:
-            if config.data.on_error == "stop":
-                raise
-            continue
-        logging.log_every_n_seconds(logging.INFO, "%s: %d of %d", 5, what, index + 1, len(source))
-        size = inference.input_size(*label.shape, config.eval.scale)
-        rows, columns = (np.arange(new) * old // new for new, old in zip(size, label.shape, strict=True))
-        yield label[rows][:, columns]
-
-
-def upper_bounds(basis: np.ndarray, mean: np.ndarray, data, config) -> dict:
-    """mIoU on the validation labels of W P and of bilinear upsampling: miou, miou_bilinear, validation_images."""
-    classes, ratio = data.labels.num_classes, config.model.decoder.ratio
-    basis, mean = np.float32(basis), np.float32(mean)
-    confusions = np.zeros((2, classes, classes), np.int64)
-    count = 0
-    for label in eval_labels(data.val, data.labels, config, "Reconstructing validation labels"):
-        count += 1
-        windows = dupsample.label_windows(label, ratio)
-        labelled = windows != dupsample.IGNORE
-        bilinear = dupsample.tile(bilinear_ids(windows, classes)[None, :, :, None], ratio)[0]
-        decoded = decoded_ids(windows.reshape(-1, ratio**2), basis, mean, classes).reshape(windows.shape)
-        for confusion, ids in zip(confusions, (decoded, bilinear), strict=True):
-            pairs = windows[labelled].astype(np.int64) * classes + ids[labelled]
-            confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    miou, bilinear = (float(metrics.scores(confusion)["miou"]) for confusion in confusions)
-    return {"miou": miou, "miou_bilinear": bilinear, "validation_images": count}
-
-
-def decoded_ids(windows: np.ndarray, basis: np.ndarray, mean: np.ndarray, classes: int) -> np.ndarray:
-    """Windows uint8 [n, pixels] through the codes: argmax over the classes of W P (v - mean) + mean, [n, pixels]."""
-    found = np.zeros_like(windows)
-    step = max(1, 2**24 // len(mean))
-    for start in range(0, len(windows), step):
-        part = slice(start, start + step)
-        scores = dupsample.Centred(windows[part], mean).times(basis) @ basis.T + mean
-        found[part] = scores.reshape(*windows[part].shape, classes).argmax(-1)
-    return found
-
-
-def bilinear_ids(windows: np.ndarray, classes: int) -> np.ndarray:
-    """Windows uint8 [h, w, ratio^2] -> class ids [h * ratio, w * ratio]: the share of each class in every window,
-    among the pixels that are not ignored, upsampled bilinearly from the windows' middles.
-    """
-    height, width, pixels = windows.shape
-    counts = (windows[..., None] == np.arange(classes, dtype=np.uint8)).sum(2, dtype=np.float32)
-    shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
-    ratio = round(pixels**0.5)
-    rows, columns = (
-        geometry.blend(np.eye(side, dtype=np.float32), *geometry.taps(side, side * ratio)).astype(np.float32)
-        for side in (height, width)
-    )
-    lines = np.tensordot(rows, shares, 1)  # [h * ratio, w, classes]
-    return np.stack([(columns @ line).argmax(-1) for line in lines]).astype(np.uint8)
-
-
-def _show(line: str) -> None:
-    logging.log_every_n_seconds(logging.INFO, "Fitting: %s", 5, line)
+METHODS = ("auto", "dense", "randomized", "sgd")
 
 
 def main(argv) -> None:
@@ -171,14 +19,16 @@ def main(argv) -> None:
     given = flags.FLAGS
     logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
     try:
+        from se_jax.dupsampling.fit import fit
+
         fit(given.config, given.workdir, given.method)
     except (ValueError, OSError) as error:
         sys.exit(f"se_jax.dupsample_fit: {error}")
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "File of the experiment, e.g. configs/camvid_dupsampling.py.")
+    cli.define_config()
     flags.DEFINE_string("workdir", None, "Directory for the fit.")
-    flags.DEFINE_enum("method", "auto", dupsample.METHODS, "Of the fit; auto is one of the two forms of PCA.")
+    flags.DEFINE_enum("method", "auto", METHODS, "Of the fit; auto is one of the two forms of PCA.")
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=cli.parse)

@@ -6,7 +6,8 @@ python -m se_jax.main --config=configs/camvid_aspp.py --workdir=DIR [--config.a.
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+
+from se_jax import cli
 
 
 def main(argv) -> None:
@@ -21,7 +22,7 @@ def main(argv) -> None:
         )
     )
 
-    from se_jax.train import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
+    from se_jax.training.loop import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
 
     try:
         train_and_evaluate(given.config, given.workdir)
@@ -30,17 +31,8 @@ def main(argv) -> None:
         sys.exit(f"se_jax.main: {error}\n(--verbosity=1 shows where this was raised)")
 
 
-def parse(argv):
-    """absl's parser; an option that the config does not have ends with a line instead of a traceback."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError) as error:
-        reason = error.args[0]  # ml_collections wraps the KeyError that says it in an AttributeError
-        sys.exit(f"se_jax.main: the config has no option {reason.args[0] if isinstance(reason, KeyError) else reason}")
-
-
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "File of the experiment, e.g. configs/camvid_aspp.py.")
+    cli.define_config()
     flags.DEFINE_string("workdir", None, "Directory for checkpoints, logs and results; a run there is resumed.")
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=cli.parse)

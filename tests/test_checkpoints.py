@@ -7,7 +7,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from se_jax import checkpoints, parallel, state
+from se_jax import checkpoints, parallel
+from se_jax.training import state
 
 TX = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(lambda step: 0.1, momentum=0.9))
 

@@ -13,10 +13,12 @@ import pytest
 from ml_collections import ConfigDict
 
 import data_pipelines
-from configs import common
-from se_jax import optimizers, parallel, train
+from se_jax import parallel
+from se_jax.config import options as defaults
 from se_jax.importers import export_weights
 from se_jax.models import ENCODERS, build
+from se_jax.training import loop as train
+from se_jax.training import optimizers
 from tests.conftest import SHARED
 
 ROOT = pathlib.Path(common.__file__).parents[1]
@@ -132,12 +134,12 @@ def test_config_passes_the_checks(name):
 def test_config_has_the_common_options(name):
     config = get(name)
     ours = ("model.encoder.", "model.decoder.", *(("model.auxiliary.",) if config.model.auxiliary is None else ()))
-    assert {key for key in keys(common.get_config()) if not key.startswith(ours)} <= keys(config)
+    assert {key for key in keys(defaults.get_config()) if not key.startswith(ours)} <= keys(config)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoder_options_are_its_fields_and_apart(name):
-    options = ConfigDict(common.encoder(name))
+    options = ConfigDict(defaults.encoder(name))
     for key in options:
         assert key == "name" or hasattr(ENCODERS[name], key), key
     unset = [key for key, value in options.items() if value is None]

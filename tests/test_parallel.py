@@ -6,7 +6,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from se_jax import parallel, state
+from se_jax import parallel
+from se_jax.training import state
 
 PARAMS = {
     "encoder": {"stem": {"kernel": jnp.ones((3, 3, 3, 8))}, "bn": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}},

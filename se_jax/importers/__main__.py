@@ -12,7 +12,8 @@ import sys
 from collections import Counter
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+
+from se_jax import cli
 
 
 def import_file(config, source: str, output: str, layout: str, *, skip_classifier: bool, bgr: bool) -> None:
@@ -24,7 +25,7 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     import jax
     import jax.numpy as jnp
 
-    from se_jax import checkpoints, parallel
+    from se_jax import checkpoints, parallel, run
     from se_jax.importers import convert, files
     from se_jax.models import build
 
@@ -56,7 +57,7 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
         "adapted": done.adapted,
         "model": json.loads(config.model.to_json()),
     }
-    (output / "import.json").write_text(json.dumps(facts, indent=1) + "\n")
+    run.write_json(output / run.IMPORT, facts)
     describe(done, "network" if whole else "encoder")
     if whole:
         checkpoints.write_config(output, config)
@@ -76,12 +77,12 @@ def describe(done, what: str) -> None:
 
 
 def _write_labels(output: pathlib.Path, config) -> None:
-    from se_jax import evaluate
+    from se_jax import run
 
     try:
         import data_pipelines  # which a machine without tensorflow lacks
 
-        evaluate.write_labels(output, data_pipelines.build(config.data).labels)
+        run.write_labels(output, data_pipelines.build(config.data).labels)
     except (ImportError, OSError, ValueError) as error:
         print(f"no labels.json, which predicting needs: the data set of the config is not at hand ({error})")
 
@@ -128,7 +129,7 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "File of the experiment whose network is filled.")
+    cli.define_config()
     flags.DEFINE_string("source", None, "PyTorch checkpoint to read: .safetensors, .pth")
     flags.DEFINE_string("layout", "auto", "Whose names it has: mmseg, timm, torchvision, official, or auto.")
     flags.DEFINE_string("output", None, "New directory for the imported weights.")
@@ -137,4 +138,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("export", None, "New .safetensors file for the weights of the run in --workdir.")
     flags.DEFINE_string("workdir", None, "Directory of the run to export.")
     flags.DEFINE_bool("list", False, "Print the families, their sizes and layouts, and end.")
-    app.run(main)
+    app.run(main, flags_parser=cli.parse)

@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from se_jax.checkpoints import TRAINED
 from se_jax.importers import adapt, files, tables
 from se_jax.importers.rules import Leaf, Table
 from se_jax.models import Segmenter
 
 # our part of a whole network -> mmsegmentation's prefix
 PREFIXES = {"encoder": "backbone.", "decoder": "decode_head.", "auxiliary": "auxiliary_head."}
-COLLECTIONS = ("params", "batch_stats", "dupsampling")
 CLASSIFIER = "conv_seg"
 # Tensors of any checkpoint that have no counterpart.
 SKIPPED = {
@@ -92,7 +93,7 @@ def match(
     """
     parts = _parts(model, state_dict)
     layout, places = _choose_layout(parts, state_dict, variables, layout)
-    wanted = {key: leaf for key, leaf in flatten(variables).items() if key[0] in COLLECTIONS}
+    wanted = {key: leaf for key, leaf in flatten_dict(variables).items() if key[0] in _collections(model)}
     skipped = _skipped(parts, layout, state_dict)
     filled, kept, adapted, problems = {}, [], {}, []
     for key, initial in wanted.items():
@@ -129,7 +130,7 @@ def match(
         key: np.ascontiguousarray(place.leaf.to_ours(*tensors).astype(wanted[key].dtype))
         for key, (place, tensors) in filled.items()
     }
-    new = unflatten(flatten(variables) | values)
+    new = unflatten_dict(flatten_dict(variables) | values)
     return Imported(new, layout, len(used), skipped, tuple(kept), adapted)
 
 
@@ -143,7 +144,7 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
     """
     tensors = {}
     places = _places(_parts(model, None), layout, variables)
-    for key, array in flatten(variables).items():
+    for key, array in flatten_dict(variables).items():
         if key not in places:
             raise ValueError(
                 f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}; only networks without scale "
@@ -155,6 +156,11 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
         for name, tensor in zip(place.tensors, place.leaf.to_theirs(np.asarray(array)), strict=True):
             tensors[name] = np.ascontiguousarray(tensor)
     return tensors
+
+
+def _collections(model) -> tuple[str, ...]:
+    """What a checkpoint can hold of a network; the statistics of equalizers it cannot."""
+    return (*TRAINED, *getattr(model, "constants", ()))
 
 
 def holds_heads(state_dict) -> bool:
@@ -196,9 +202,9 @@ def _places(parts: dict, layout: str, variables: dict) -> dict[tuple[str, ...], 
     """Key of each of our variables -> where a checkpoint of that layout has it."""
     made = {scope: (prefix, _table(module, layout)) for scope, (prefix, module) in parts.items()}
     places = {}
-    for key in flatten(variables):
+    for key in flatten_dict(variables):
         scope = key[1] if key[1] in made else ""
-        if key[0] not in COLLECTIONS or scope not in made:
+        if scope not in made:
             continue
         prefix, table = made[scope]
         # where a head fuses branches, its convolution sits one level deeper, as `block` of the fusion; torch's does not
@@ -271,22 +277,3 @@ def _get(variables: dict, path: str):
     for part in path.split("/"):
         variables = variables[part]
     return variables
-
-
-def flatten(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Nested dicts -> {path: leaf}."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= flatten(value, (*path, name)) if isinstance(value, dict) else {(*path, name): value}
-    return flat
-
-
-def unflatten(flat: dict[tuple[str, ...], Any]) -> dict:
-    """The inverse of `flatten`."""
-    tree = {}
-    for path, value in flat.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = value
-    return tree

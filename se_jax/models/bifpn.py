@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from se_jax.models.fusion import WEIGHTINGS, Equalizer, Fusion
+from se_jax.equalizer.fusion import WEIGHTINGS, Equalizer, Fusion
 from se_jax.models.layers import BatchNorm, Conv, max_pool
 
 FUSIONS = ("sum", *WEIGHTINGS)
@@ -161,13 +161,6 @@ class BiFPN(nn.Module):
         super().__post_init__()
 
     @property
-    def sites(self) -> dict[str, bool]:
-        """Fusion sites in nesting order, none equalized by default; 'extra' is there where levels are made."""
-        extra = ("extra",) if self.top_level > ENCODER_TOP else ()
-        cells = itertools.product(range(self.repeats), self._nodes())
-        return dict.fromkeys((*extra, *(f"{way}_{cell}_{node.level}" for cell, (way, node) in cells)), False)
-
-    @property
     def _levels(self) -> range:
         return range(self.lowest, self.top_level + 1)
 
@@ -213,7 +206,7 @@ class BiFPN(nn.Module):
         for level in range(ENCODER_TOP + 1, self.top_level + 1):
             x = DOWNSAMPLES[self.downsample](self._resample(x, level, 0, train))
             extra[f"p{level}"] = x
-        return [*features, *(self._site("extra", "apart")(extra).values() if extra else ())]
+        return [*features, *(self._site("extra", "identity")(extra).values() if extra else ())]
 
     def _cell(self, cell: int, levels: list, train: bool) -> list:
         maps, last = list(levels), {}

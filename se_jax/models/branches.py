@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from se_jax.models.fusion import Fusion
+from se_jax.equalizer.fusion import Fusion
 from se_jax.models.segmenter import Segmenter
 
 

@@ -1,10 +1,13 @@
-"""The whole network: image -> encoder -> decoder -> logits."""
+"""The whole network: image -> encoder -> decoder -> outputs -> scores."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+
+from se_jax.models.decoders.base import Decoder
 
 # ImageNet's mean and standard deviation on the 0..255 scale, RGB: the reference's preprocessing
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
@@ -27,7 +30,7 @@ def normalize(images, sizes=None):
 
 
 class Segmenter(nn.Module):
-    """Normalised images float32 [b, h, w, 3] -> {'logits': float32 [b, h / s, w / s, num_classes]}.
+    """Normalised images float32 [b, h, w, 3] -> the decoder's outputs, e.g. {'logits': float32 [b, h / s, w / s, K]}.
 
     Logits that are higher or wider than the image, as windows of pixels make them, are cut off at the bottom and right.
 
@@ -36,8 +39,8 @@ class Segmenter(nn.Module):
     """
 
     encoder: nn.Module
-    decoder: nn.Module
-    auxiliary: nn.Module | None = None
+    decoder: Decoder
+    auxiliary: Decoder | None = None
 
     @property
     def num_classes(self) -> int:
@@ -45,32 +48,50 @@ class Segmenter(nn.Module):
 
     @property
     def align_corners(self) -> bool:
-        """How the caller is to resize the logits."""
+        """How logits are resized."""
         return self.decoder.align_corners
 
     @property
     def size_multiple(self) -> int:
         """Sides of images must be multiples of this."""
-        return getattr(self.decoder, "size_multiple", 1)
+        return self.decoder.size_multiple
 
     @property
-    def sites(self) -> dict[str, bool]:
-        """Fusion sites in nesting order: name -> equalized by default."""
-        return self.decoder.sites
+    def constants(self) -> Mapping[str, str]:
+        """Collections that are made before training and then stay as they are -> the command that makes them."""
+        return self.decoder.constants
 
     @property
-    def equalized_sites(self) -> tuple[str, ...]:
-        """Names of the sites that this network equalizes, in nesting order."""
-        return tuple(name for name, default in self.sites.items() if self.decoder.equalizer.selects(name, default))
+    def linear_scores(self) -> bool:
+        """Whether scores are nothing but resized logits."""
+        return self.decoder.linear_scores and self.decoder.pad_to == 1
+
+    def scores(self, outputs, size: tuple[int, int]):
+        """The outputs' class scores float32 [b, *size, K] for images of that size."""
+        return self.decoder.scores(outputs, self._padded(size))[:, : size[0], : size[1]]
+
+    def probabilities(self, scores):
+        """What of scores is averaged over several views of an image."""
+        return self.decoder.probabilities(scores)
 
     def with_equalizer(self, **changes) -> "Segmenter":
-        """The same network with other equalizer options, e.g. `mode='explicit'`."""
+        """The same network with other equalizer options in its decoder, e.g. `mode='explicit'`."""
         equalizer = dataclasses.replace(self.decoder.equalizer, **changes)
         return self.clone(decoder=self.decoder.clone(equalizer=equalizer))
 
     def __call__(self, images, train: bool = False):
+        height, width = images.shape[1:3]
+        ends = [(0, side - have) for side, have in zip(self._padded((height, width)), (height, width), strict=True)]
+        if any(end for _, end in ends):
+            images = jnp.pad(images, [(0, 0), *ends, (0, 0)])
         features = self.encoder(images, train)
-        outputs = {"logits": self.decoder(features, train)[:, : images.shape[1], : images.shape[2]]}
+        outputs = dict(self.decoder(features, train))
+        if "logits" in outputs:
+            outputs["logits"] = outputs["logits"][:, :height, :width]
         if self.auxiliary is not None and (train or self.is_initializing()):
-            outputs["auxiliary"] = self.auxiliary(features, train)
+            outputs["auxiliary"] = self.auxiliary(features, train)["logits"]
         return outputs
+
+    def _padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        height, width = (-(-side // self.decoder.pad_to) * self.decoder.pad_to for side in size)
+        return height, width

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
+from se_jax.config import options
 
 
 def write_folder(root, sizes, classes=("ground", "thing", "other"), splits=("train", "val")):
@@ -34,13 +34,13 @@ def folder(tmp_path):
 
 @pytest.fixture
 def folder_config(folder):
-    config = common.get_config().data
+    config = options.get_config().data
     config.update(name="folder", dir=str(folder), batch_size=4, crop=(16, 24))
     return config
 
 
 @pytest.fixture
 def shapes_config():
-    config = common.get_config().data
+    config = options.get_config().data
     config.update(batch_size=4, crop=(32, 40), image_size=(32, 48), num_train=10, num_val=5)
     return config

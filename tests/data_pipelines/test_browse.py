@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 
 import data_pipelines
-from configs import common
 from data_pipelines import browse
 from data_pipelines.labels import DataError
+from se_jax.config import options
 from tests.data_pipelines import trees
 from tests.data_pipelines.test_pipeline import joined
 
 
 @pytest.fixture
 def config(folder):
-    config = common.get_config()
+    config = options.get_config()
     config.seed = 3
     config.data.update(name="folder", dir=str(folder), batch_size=2, crop=(16, 24))
     return config
@@ -87,7 +87,7 @@ def test_skipped_files_are_named(config, folder):
 
 def test_published_data_and_generated_shapes(tmp_path):
     trees.write_ade20k(tmp_path)
-    config = common.get_config()
+    config = options.get_config()
     config.data.update(name="ade20k", dir=str(tmp_path), batch_size=2, crop=(8, 8), scale=(16, 12))
     page = browse.page(config, 3)
     assert "ADE_train_00000001.jpg" in page and "wall" in page and "flag" in page

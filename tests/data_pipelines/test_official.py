@@ -9,9 +9,9 @@ import PIL.Image
 import pytest
 
 import data_pipelines
-from configs import common
 from data_pipelines import OFFICIAL, prepare
 from data_pipelines.labels import DataError
+from se_jax.config import options
 from tests.data_pipelines import trees
 
 WRITE = {
@@ -24,7 +24,7 @@ WRITE = {
 
 
 def make_config(name, directory, **changes):
-    config = common.get_config().data
+    config = options.get_config().data
     config.update(name=name, dir=str(directory), batch_size=2, crop=(8, 8), scale=(16, 12), **changes)
     return config
 

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import data_pipelines
-from configs import common
 from data_pipelines import sources
 from data_pipelines.labels import DataError, LabelError, LabelSpec
 from data_pipelines.sources import FolderSource, check_labels, read_classes, read_example
+from se_jax.config import options
 
 LABELS = LabelSpec.create(["ground", "thing", "other"])
 
@@ -181,7 +181,7 @@ def test_the_check_stops_at_an_unreadable_file_or_leaves_it_to_the_pipeline(fold
 
 
 def test_camvid_is_a_folder_data_set(shared_data):
-    config = common.get_config().data
+    config = options.get_config().data
     config.update(name="folder", dir=str(shared_data("camvid")), batch_size=4, crop=(90, 120), scale=(240, 180))
     data = data_pipelines.build(config)
     assert (len(data.train), len(data.val), data.labels.num_classes) == (367, 101, 11)

@@ -10,8 +10,9 @@ from PIL import Image
 import data_pipelines
 from data_pipelines import voc2012
 from experiments import overfit
-from se_jax import parallel, train
+from se_jax import parallel
 from se_jax.models import build
+from se_jax.training import loop as train
 from tests.data_pipelines import trees
 
 

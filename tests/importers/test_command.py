@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import shapes_aspp
 from se_jax import checkpoints
+from se_jax.config import recipes
 from se_jax.importers import __main__ as command
 from se_jax.importers import export_weights, files, start_from
 from se_jax.models import build
@@ -19,7 +19,7 @@ from se_jax.models import build
 
 @pytest.fixture
 def config():
-    config = shapes_aspp.get_config()
+    config = recipes.load("shapes_aspp")
     config.data.crop = (32, 32)
     config.data.num_train = config.data.num_val = 2
     config.model.encoder.width = 4

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from experiments import counts
-from se_jax import dupsample, losses
+from se_jax.dupsampling import windows as dupsample
+from se_jax.losses import pixel_cross_entropy as losses
 from se_jax.models import DUpsamplingHead, Equalizer, ResNet, Segmenter, SepASPPHead, Xception, layers
 from se_jax.models.decoders.aspp import atrous_pyramid
 from se_jax.models.decoders.dupsampling import DUpsample

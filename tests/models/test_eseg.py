@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import cityscapes_eseg, common
 from experiments import counts
-from se_jax import calibrate, parallel
-from se_jax.fold import can_fold, fold, fold_weights
+from se_jax import parallel
+from se_jax.config import options, recipes
+from se_jax.equalizer import calibrate
+from se_jax.equalizer.fold import can_fold, fold, fold_weights
 from se_jax.models import EfficientNet, ESegHead, Segmenter, Xception, build
 from se_jax.models.layers import Conv, avg_pool_ceil
 from se_jax.models.segmenter import normalize
@@ -92,7 +93,7 @@ def test_deeplabs_multiply_adds():
 def test_lite_is_fused_with_relu():
     model = network("lite")
     assert model.encoder.fused and model.decoder.activation == "relu"
-    wider = cityscapes_eseg.get_config("lite").model
+    wider = recipes.load("cityscapes_eseg:lite").model
     wider.encoder.update(width=0.75, depth=1.0)
     assert build(wider).encoder.channels != model.encoder.channels
 
@@ -230,7 +231,7 @@ def train(head, size):
     ],
 )
 def test_build_names_what_is_wrong(change, message):
-    config = cityscapes_eseg.get_config("s").model
+    config = recipes.load("cityscapes_eseg:s").model
     for part, options in change.items():
         config[part].update(ConfigDict(options))
     with pytest.raises(ValueError, match=message):
@@ -238,7 +239,7 @@ def test_build_names_what_is_wrong(change, message):
 
 
 def test_an_encoder_of_another_stride_is_refused():
-    config = cityscapes_eseg.get_config("s").model
-    config.encoder = ConfigDict(common.encoder("resnet", depth=18, width=8))
+    config = recipes.load("cityscapes_eseg:s").model
+    config.encoder = ConfigDict(options.encoder("resnet", depth=18, width=8))
     with pytest.raises(ValueError, match="strides 4, 8, 16, 32.*output_stride=32"):
         jax.eval_shape(build(config).init, jax.random.key(0), counts.image(64, 64))

@@ -7,10 +7,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from se_jax import checkpoints, parallel
-from se_jax.fold import fold
+from se_jax.equalizer.fold import fold
+from se_jax.equalizer.fusion import sites
 from se_jax.importers import export_weights, import_weights, tables
 from se_jax.models import build
-from se_jax.models.fusion import sites
 from se_jax.models.segmenter import normalize
 from tests import tiny
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax.fold import fold
+from se_jax.equalizer.fold import fold
+from se_jax.equalizer.fusion import Equalizer
 from se_jax.importers import import_weights
 from se_jax.models.decoders import SegformerHead
-from se_jax.models.fusion import Equalizer
 from tests.conftest import assert_close_to_reference
 
 

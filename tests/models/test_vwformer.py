@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from experiments import counts
-from se_jax import calibrate
-from se_jax.fold import fold
+from se_jax.equalizer import calibrate
+from se_jax.equalizer.fold import fold
+from se_jax.equalizer.fusion import Equalizer
 from se_jax.importers import import_weights
 from se_jax.models import ResNet, Segmenter, UPerHead
 from se_jax.models.decoders.vwformer import VWFormerHead
-from se_jax.models.fusion import Equalizer
 from tests import tiny
 
 MIT_B0, MIT = (32, 64, 160, 256), (64, 128, 320, 512)

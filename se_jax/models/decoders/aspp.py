@@ -4,13 +4,9 @@ Source: Chen et al., 2017 (arXiv 1706.05587), as mmsegmentation 1.2.2's ASPPHead
 in the concatenation, and the bottleneck is a 3x3 convolution.
 """
 
-from typing import Any
-
 import flax.linen as nn
-import jax.numpy as jnp
 
-from se_jax.models.decoders.classifier import classify
-from se_jax.models.fusion import Equalizer, FusionConv
+from se_jax.models.decoders.base import Decoder, classify, fusion_conv
 from se_jax.models.layers import ConvBlock, SeparableConvBlock, adaptive_avg_pool
 
 
@@ -32,40 +28,21 @@ def atrous_pyramid(head, x, train: bool, separable: bool, kernel_size: int = 3):
         else:
             branch = ConvBlock(head.channels, 3, dilation=dilation, dtype=head.dtype, name=name)
         branches[f"dilation{dilation}"] = branch(x, train)
-    bottleneck = FusionConv(
-        "aspp",
-        head.channels,
-        kernel_size,
-        equalizer=head.equalizer,
-        align_corners=head.align_corners,
-        dtype=head.dtype,
-        name="bottleneck",
-    )
+    bottleneck = fusion_conv(head, "aspp", "bottleneck", kernel_size=kernel_size)
     return bottleneck(branches, x.shape[1:3], train)
 
 
-class ASPPHead(nn.Module):
+class ASPPHead(Decoder):
     """Features -> logits float32 [b, h, w, num_classes] at the resolution of feature `in_index`.
 
     Attributes:
       dilations: (1, 12, 24, 36) suits an encoder of output stride 8, (1, 6, 12, 18) one of 16.
     """
 
-    num_classes: int
-    channels: int = 512
     in_index: int = 3
     dilations: tuple[int, ...] = (1, 12, 24, 36)
-    dropout: float = 0.1
-    align_corners: bool = False
-    equalizer: Equalizer = Equalizer()
-    dtype: Any = jnp.float32
-
-    @property
-    def sites(self) -> dict[str, bool]:
-        """Fusion sites in nesting order: name -> equalized by default."""
-        return {"aspp": True}
 
     @nn.compact
     def __call__(self, features, train: bool = False):
         x = atrous_pyramid(self, features[self.in_index], train, separable=False)
-        return classify(x, self.num_classes, self.dropout, train, self.dtype)
+        return {"logits": classify(self, x, train)}

@@ -9,19 +9,16 @@ convolution before the classifier, and the widths and repeats of S, M and L (see
 remembered numbers that fit the sizes reported for these networks.
 """
 
-from typing import Any
-
 import flax.linen as nn
-import jax.numpy as jnp
 
+from se_jax.equalizer.fusion import Fusion
 from se_jax.models.bifpn import ENCODER_TOP, MOMENTUM, BiFPN, SeparableOp, resize_nearest
-from se_jax.models.decoders.classifier import classify
-from se_jax.models.fusion import Equalizer, Fusion
+from se_jax.models.decoders.base import Decoder, classify
 
 LOWEST = 2  # the encoder's first map is P2, of stride 4
 
 
-class ESegHead(nn.Module):
+class ESegHead(Decoder):
     """Four maps of strides 4, 8, 16, 32, finest first -> logits float32 [b, h, w, num_classes] at stride 4.
 
     Images must be large enough for the coarsest level to be smaller than the one below it; others are refused in
@@ -38,7 +35,6 @@ class ESegHead(nn.Module):
       ValueError: as BiFPN; or, in training, for images too small for the top level.
     """
 
-    num_classes: int
     channels: int = 96
     repeats: int = 4
     top_level: int = 9
@@ -48,9 +44,6 @@ class ESegHead(nn.Module):
     activation: str = "silu"
     momentum: float = MOMENTUM
     dropout: float = 0.0
-    align_corners: bool = False
-    equalizer: Equalizer = Equalizer()
-    dtype: Any = jnp.float32
 
     def __post_init__(self):
         self._pyramid(parent=None)  # which knows what its options may be
@@ -73,11 +66,6 @@ class ESegHead(nn.Module):
             **scope,
         )
 
-    @property
-    def sites(self) -> dict[str, bool]:
-        """Fusion sites in nesting order: name -> equalized by default."""
-        return self._pyramid(parent=None).sites | {"sum": True}
-
     @nn.compact
     def __call__(self, features, train: bool = False):
         if train:
@@ -89,7 +77,7 @@ class ESegHead(nn.Module):
         branches = {f"p{level}": x for level, x in enumerate(levels, LOWEST)}
         fuse = Fusion(self.equalizer, self.fusion, self.align_corners, dtype=self.dtype, name="sum")
         x = SeparableOp(self.activation, self.momentum, self.dtype, name="sep_conv")(fuse(branches, size), train)
-        return classify(x, self.num_classes, self.dropout, train, self.dtype)
+        return {"logits": classify(self, x, train)}
 
     def _check(self, size: tuple[int, int]) -> None:
         """Refuses images whose top level would repeat the one pixel of the level below."""

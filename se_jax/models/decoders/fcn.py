@@ -3,17 +3,13 @@
 Source: Long et al., CVPR 2015 (arXiv 1411.4038), as mmsegmentation 1.2.2's FCNHead builds it; also its auxiliary head.
 """
 
-from typing import Any
-
 import flax.linen as nn
-import jax.numpy as jnp
 
-from se_jax.models.decoders.classifier import classify
-from se_jax.models.fusion import Equalizer, FusionConv
+from se_jax.models.decoders.base import Decoder, classify, fusion_conv
 from se_jax.models.layers import ConvBlock
 
 
-class FCNHead(nn.Module):
+class FCNHead(Decoder):
     """Features -> logits float32 [b, h, w, num_classes] at the resolution of the selected (or first selected) feature.
 
     Attributes:
@@ -28,25 +24,12 @@ class FCNHead(nn.Module):
       ValueError: resize_concat without a convolution behind it, or together with concat_input.
     """
 
-    num_classes: int
-    channels: int = 512
     in_index: int = 3
     num_convs: int = 2
     kernel_size: int = 3
     dilation: int = 1
     concat_input: bool = True
     resize_concat: bool = False
-    dropout: float = 0.1
-    align_corners: bool = False
-    equalizer: Equalizer = Equalizer()
-    dtype: Any = jnp.float32
-
-    @property
-    def sites(self) -> dict[str, bool]:
-        """Fusion sites in nesting order: name -> equalized by default."""
-        if self.resize_concat:
-            return {"resize_concat": True}
-        return {"concat_input": False} if self.concat_input else {}
 
     @nn.compact
     def __call__(self, features, train: bool = False):
@@ -65,28 +48,11 @@ class FCNHead(nn.Module):
             )
         if self.concat_input:
             branches = {"input": inputs, "convs": x}
-            fuse = FusionConv(
-                "concat_input",
-                self.channels,
-                self.kernel_size,
-                equalizer=self.equalizer,
-                align_corners=self.align_corners,
-                default=False,
-                dtype=self.dtype,
-                name="conv_cat",
-            )
+            fuse = fusion_conv(self, "concat_input", "conv_cat", kernel_size=self.kernel_size, default=False)
             x = fuse(branches, x.shape[1:3], train)
-        return classify(x, self.num_classes, self.dropout, train, self.dtype)
+        return {"logits": classify(self, x, train)}
 
     def _fuse(self, features, train: bool):
         branches = {f"level{i}": feature for i, feature in enumerate(features)}
-        fuse = FusionConv(
-            "resize_concat",
-            self.channels,
-            self.kernel_size,
-            equalizer=self.equalizer,
-            align_corners=self.align_corners,
-            dtype=self.dtype,
-            name="convs_0",
-        )
+        fuse = fusion_conv(self, "resize_concat", "convs_0", kernel_size=self.kernel_size)
         return fuse(branches, features[0].shape[1:3], train)

@@ -5,18 +5,14 @@ BatchNorm and ReLU between depthwise and pointwise convolutions, and a bottlenec
 bottleneck_size=1 it is the decoder of DeepLab's own code (model.py of tensorflow/models).
 """
 
-from typing import Any
-
 import flax.linen as nn
-import jax.numpy as jnp
 
 from se_jax.models.decoders.aspp import atrous_pyramid
-from se_jax.models.decoders.classifier import classify
-from se_jax.models.fusion import Equalizer, FusionConv
+from se_jax.models.decoders.base import Decoder, classify, fusion_conv
 from se_jax.models.layers import ConvBlock, SeparableConvBlock
 
 
-class SepASPPHead(nn.Module):
+class SepASPPHead(Decoder):
     """Features -> logits float32 [b, h, w, num_classes] at the resolution of feature `c1_index`.
 
     Attributes:
@@ -26,23 +22,12 @@ class SepASPPHead(nn.Module):
         branch changes nothing in training: the depthwise step keeps channels apart and its BatchNorm rescales each.
     """
 
-    num_classes: int
-    channels: int = 512
     in_index: int = 3
     dilations: tuple[int, ...] = (1, 12, 24, 36)
     c1_channels: int = 48
     c1_index: int = 0
     bottleneck_size: int = 3
     dense: bool = False
-    dropout: float = 0.1
-    align_corners: bool = False
-    equalizer: Equalizer = Equalizer()
-    dtype: Any = jnp.float32
-
-    @property
-    def sites(self) -> dict[str, bool]:
-        """Fusion sites in nesting order: name -> equalized by default."""
-        return {"aspp": True, "c1": True} if self.c1_channels else {"aspp": True}
 
     @nn.compact
     def __call__(self, features, train: bool = False):
@@ -51,17 +36,9 @@ class SepASPPHead(nn.Module):
         block = ConvBlock if self.dense else SeparableConvBlock
         if self.c1_channels:
             c1 = ConvBlock(self.c1_channels, 1, dtype=self.dtype, name="c1_bottleneck")(features[self.c1_index], train)
-            fuse = FusionConv(
-                "c1",
-                self.channels,
-                separable=not self.dense,
-                equalizer=self.equalizer,
-                align_corners=self.align_corners,
-                dtype=self.dtype,
-                name=f"{name}_0",
-            )
+            fuse = fusion_conv(self, "c1", f"{name}_0", separable=not self.dense)
             x = fuse({"aspp": x, "c1": c1}, c1.shape[1:3], train)
         else:
             x = block(self.channels, dtype=self.dtype, name=f"{name}_0")(x, train)
         x = block(self.channels, dtype=self.dtype, name=f"{name}_1")(x, train)
-        return classify(x, self.num_classes, self.dropout, train, self.dtype)
+        return {"logits": classify(self, x, train)}

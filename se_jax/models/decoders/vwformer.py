@@ -5,15 +5,14 @@ VWHead and VWCityHead of its mmsegmentation).
 """
 
 from types import SimpleNamespace
-from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from se_jax.models.attention import Linear
-from se_jax.models.decoders.classifier import classify
+from se_jax.models.decoders.base import Decoder, classify, fusion_conv
 from se_jax.models.encoders.variants import variant_sizes
-from se_jax.models.fusion import Equalizer, FusionConv
 from se_jax.models.layers import ConvBlock, adaptive_avg_pool
 from se_jax.models.varying_window import WINDOWS, VaryingWindowAttention, torch_uniform
 
@@ -46,7 +45,7 @@ VARIANTS = {
 }
 
 
-class VWFormerHead(nn.Module):
+class VWFormerHead(Decoder):
     """Four features of strides 4, 8, 16, 32, finest first -> logits float32 [b, h, w, num_classes] at stride 4.
 
     The sites: 'mla' fuses levels 3 to 1 at stride 8; 'branches' the short path, the image pool and the three windows'
@@ -73,18 +72,13 @@ class VWFormerHead(nn.Module):
         features of other strides, or of an image that cannot be cut into windows.
     """
 
-    num_classes: int
     variant: str = "ade"
     channels: int | None = None
     c1_channels: int | None = None
     image_pool: bool | None = None
     heads: int | None = None
     shortcut: bool | None = None
-    dropout: float = 0.1
-    align_corners: bool = False
-    equalizer: Equalizer = Equalizer()
-    dtype: Any = jnp.float32
-    size_multiple = MULTIPLE  # of an image's sides
+    size_multiple: ClassVar[int] = MULTIPLE  # of an image's sides
 
     def __post_init__(self):
         sizes = self.sizes
@@ -104,11 +98,6 @@ class VWFormerHead(nn.Module):
         """The variant's sizes, with this module's own fields in their place where given."""
         return variant_sizes(self, VARIANTS)
 
-    @property
-    def sites(self) -> dict[str, bool]:
-        """Fusion sites in nesting order: name -> equalized by default."""
-        return {"mla": True, "branches": False, "lle": True}
-
     @nn.compact
     def __call__(self, features, train: bool = False):
         _check(features, train)
@@ -126,7 +115,7 @@ class VWFormerHead(nn.Module):
         x = self._fuse("branches", "cat", branches, size, train, default=False)
         levels = {"fused": x, "level0": self._level(0, features, train)}
         x = self._fuse("lle", "low_level_fuse", levels, features[0].shape[1:3], train)
-        return classify(x, self.num_classes, self.dropout, train, self.dtype)
+        return {"logits": classify(self, x, train)}
 
     def _level(self, index: int, features, train: bool):
         """Level `index`, embedded; repeated to the size of level 1 where the variant upsamples to the nearest pixel."""
@@ -146,16 +135,7 @@ class VWFormerHead(nn.Module):
 
     def _fuse(self, site: str, name: str, branches, size, train: bool, default: bool = True):
         """A fusion site and the 1x1 block behind it."""
-        fuse = FusionConv(
-            site,
-            self.sizes.channels,
-            kernel_size=1,
-            equalizer=self.equalizer,
-            align_corners=self.align_corners,
-            default=default,
-            dtype=self.dtype,
-            name=name,
-        )
+        fuse = fusion_conv(self, site, name, self.sizes.channels, kernel_size=1, default=default)
         return fuse(branches, size, train)
 
 

@@ -1,0 +1,145 @@
+"""Published networks with their optimisers, to be put into the config of a data set (see `se_jax.config.datasets`)."""
+
+from ml_collections import ConfigDict
+
+from se_jax.config import optimizers, options
+
+
+def parse(variant: str, variants: tuple[str, ...]) -> tuple[str, int | None]:
+    """What a config's argument names, encoder and crop: 'r101_769' -> ('r101', 769), 'r101' -> ('r101', None).
+
+    Raises:
+      ValueError: the argument is not among the config's `variants`; names them.
+    """
+    if variant not in variants:
+        raise ValueError(f"the config has no variant {variant!r}; expected one of {', '.join(variants)}")
+    name, _, crop = variant.rpartition("_")
+    return (name, int(crop)) if crop.isdigit() else (variant, None)
+
+
+def network(config: ConfigDict, encoder: dict, decoder: dict, optimizer: dict | None = None) -> ConfigDict:
+    """The same config with another encoder and decoder, and with another optimiser if one is given."""
+    config.model.encoder, config.model.decoder = ConfigDict(encoder), ConfigDict(decoder)
+    if optimizer:
+        config.optimizer = ConfigDict(optimizer)
+    return config
+
+
+def cnn(config: ConfigDict, name: str, head: str) -> ConfigDict:
+    """A dilated CNN, 'r50', 'r101' or 'mobilenetv2', under one of the five heads, as mmsegmentation has them.
+
+    The FCN head resizes nothing before it fuses: no site is equalized unless equalizer.sites names its concatenation.
+    """
+    stride = 32 if head == "uper" else 8
+    depth = {"depth": int(name[1:])} if name.startswith("r") else {}
+    encoder = options.encoder("resnet" if depth else name, output_stride=stride, **depth)
+    config = network(config, encoder, options.decoder(head))
+    if head == "fcn":
+        config.model.equalizer.mode = "none"
+    return config
+
+
+def swin(config: ConfigDict, name: str) -> ConfigDict:
+    """Swin, 'tiny', 'small', 'base' or 'base_window12', under an UPer head, as mmsegmentation has it."""
+    variant, _, window = name.partition("_window")
+    sizes = {"variant": variant} | ({"window": int(window)} if window else {})
+    return network(config, options.encoder("swin", **sizes), options.decoder("uper"), optimizers.adamw_swin())
+
+
+def twins(config: ConfigDict, name: str) -> ConfigDict:
+    """Twins, 'svt_small' to 'pcpvt_large', under an UPer head, as mmsegmentation has it."""
+    return network(config, options.encoder("twins", variant=name), options.decoder("uper"), optimizers.adamw_swin())
+
+
+def convnext(config: ConfigDict, name: str) -> ConfigDict:
+    """ConvNeXt, 'tiny' to 'xlarge', under an UPer head, as mmsegmentation has it; but in float32, not float16."""
+    rate = {"learning_rate": 8e-5} if name == "xlarge" else {}
+    optimizer = optimizers.adamw_convnext(num_layers=6 if name == "tiny" else 12, **rate)
+    return network(config, options.encoder("convnext", variant=name), options.decoder("uper"), optimizer)
+
+
+def segformer(config: ConfigDict, name: str) -> ConfigDict:
+    """SegFormer 'b0' to 'b5', as mmsegmentation has it: 160k steps, no auxiliary head."""
+    config.num_steps, config.model.auxiliary = 160_000, None
+    config.eval.every_steps = config.checkpoint.every_steps = 16_000
+    return network(
+        config, options.encoder("mit", variant=name), options.decoder("segformer"), optimizers.adamw_segformer()
+    )
+
+
+def hrnet(config: ConfigDict, name: str) -> ConfigDict:
+    """HRNet 'w18_small', 'w18' or 'w48', under one 1x1 convolution of all four branches, as mmsegmentation has it."""
+    channels = 720 if name == "w48" else 270  # those of the branches together
+    fused = {"num_convs": 1, "kernel_size": 1, "concat_input": False, "resize_concat": True, "dropout": 0.0}
+    config.model.auxiliary = None
+    return network(config, options.encoder("hrnet", variant=name), options.decoder("fcn", channels=channels, **fused))
+
+
+def dupsampling(name: str, data: str, num_classes: int) -> ConfigDict:
+    """DUpsampling on 'resnet50', 'xception65' or 'xception71', at output stride 16.
+
+    The paper's: encoders, low-level features (but Xception-71's), crop, poly schedule, 30k steps at least, no auxiliary
+    head. From its FLOPs: 64 codes, 128 with Xception. DeepLab's own code's, as the paper's are not known: rates, decay,
+    random scale and flip. Ours: 16 images a step, no decay on the temperature.
+    """
+    config = options.get_config()
+    config.num_steps = 30_000
+    config.data.update(name=data, batch_size=16, crop=(513, 513), cat_max_ratio=1.0, photometric=False)
+    config.data.black_padding = True
+    config.eval.every_steps = config.checkpoint.every_steps = 3_000
+    config.model.update(num_classes=num_classes, align_corners=True)
+    config.model.auxiliary = None
+    if name == "resnet50":
+        maps = ("conv1_3", "b3u6c3", "layer4")
+        encoders = options.encoder("resnet", variant="beta", output_stride=16, outputs=maps)
+    else:
+        encoders = options.encoder("xception", variant=name.removeprefix("xception"), outputs=("mfb1u16c3", "map3"))
+    head = {"low_level": (0, 1), "codes": 64} if name == "resnet50" else {"low_level": (0,), "codes": 128}
+    optimizer = optimizers.sgd(
+        learning_rate=0.007,
+        min_learning_rate=0.0,
+        weight_decay=1e-4 if name == "resnet50" else 4e-5,
+        decay_multipliers=optimizers.FREE_TEMPERATURE,
+    )
+    return network(config, encoders, options.decoder("dupsampling", **head), optimizer)
+
+
+def eseg(config: ConfigDict, size: str, *, batch_size: int, num_steps: int, warmup_steps: int) -> ConfigDict:
+    """ESeg 's', 'm', 'l' or 'lite': EfficientNet, width and repeats of the BiFPN, no auxiliary head, a recipe of ours.
+
+    The sizes of S, M and L are remembered, not read in the paper. They give 6.83, 19.91 and 70.30 million parameters
+    and, for images of 1024x2048, 34.2, 111.2 and 341.7 GMAC, within 1.2 percent of those remembered of its table.
+    'lite' has ESeg-Lite's blocks, fused and with ReLU; its sizes are ours, as the paper's are unknown to us.
+    """
+    encoders = {"s": {"variant": "b1"}, "m": {"variant": "b4"}, "l": {"variant": "b7"}}
+    pyramids = {"s": (96, 4), "m": (192, 5), "l": (288, 6), "lite": (64, 3)}
+    channels, repeats = pyramids[size]
+    config.model.auxiliary, config.ema_decay, config.loss.average = None, 0.9998, "valid"
+    config.num_steps, config.data.batch_size = num_steps, batch_size
+    config.eval.every_steps = config.checkpoint.every_steps = num_steps // 10
+    return network(
+        config,
+        options.encoder("efficientnet", **encoders.get(size, {"variant": "b0", "width": 0.5, "fused": True})),
+        options.decoder("eseg", channels=channels, repeats=repeats, activation="relu" if size == "lite" else "silu"),
+        optimizers.sgd_eseg(batch_size, warmup_steps=warmup_steps),
+    )
+
+
+def vwformer(config: ConfigDict, name: str, **head) -> ConfigDict:
+    """VWFormer on 'convnext_tiny', 'swin_base' and the like as its authors train it, 160k steps of 16 crops.
+
+    On 'mit_b0' to 'mit_b5' their code has no network: the recipe is SegFormer's, which is our choice.
+    """
+    family, _, variant = name.partition("_")
+    config.num_steps, config.data.batch_size, config.model.auxiliary = 160_000, 16, None
+    config.eval.update(every_steps=16_000, size_multiple=64)
+    config.checkpoint.every_steps = 16_000
+    families = {
+        "convnext": ({"drop_path": 0.4}, optimizers.adamw_convnext(num_layers=6 if variant == "tiny" else 12)),
+        "swin": ({"window": 12, "drop_path": 0.3}, optimizers.adamw_swin_layers()),
+        "mit": ({}, optimizers.adamw_segformer()),
+    }
+    sizes, optimizer = families[family]
+    return network(
+        config, options.encoder(family, variant=variant, **sizes), options.decoder("vwformer", **head), optimizer
+    )

@@ -1,0 +1,94 @@
+"""config.optimizer of published recipes: each a dict of options, which keyword arguments change."""
+
+FREE_TEMPERATURE = (("log_temperature$", 0.0),)  # optimizer.decay_multipliers for decoder 'dupsampling'
+
+
+def sgd(**changes) -> dict:
+    """config.optimizer; by default mmsegmentation's for CNNs: decay on everything, no warm-up."""
+    return {
+        "name": "sgd",  # or adamw
+        "learning_rate": 0.01,
+        "min_learning_rate": 1e-4,  # reached at the last step
+        "schedule": "poly",  # a polynomial decay, or 'cosine'
+        "power": 0.9,  # of the polynomial decay
+        "warmup_steps": 0,
+        "momentum": 0.9,  # sgd only
+        "nesterov": False,  # sgd only
+        "weight_decay": 5e-4,
+        # (pattern found in the parameter's path, multiplier), the first found counts; see se_jax/training/optimizers.py
+        "rate_multipliers": (),
+        "decay_multipliers": (),
+        **changes,
+    }
+
+
+def adamw_swin(**changes) -> dict:
+    """mmsegmentation's for Swin and Twins: no decay on LayerNorms and bias tables.
+
+    Biases of linear layers and convolutions are decayed, Twins' positional ones too, and so are the heads' BatchNorms.
+    """
+    recipe = {
+        "name": "adamw",
+        "learning_rate": 6e-5,
+        "min_learning_rate": 0.0,
+        "power": 1.0,
+        "warmup_steps": 1500,
+        "weight_decay": 0.01,
+        "decay_multipliers": (("norm|bias_table$", 0.0),),
+    }
+    return sgd(**recipe) | changes
+
+
+def adamw_segformer(**changes) -> dict:
+    """mmsegmentation's for SegFormer: as Swin's, with ten times the rate in the heads.
+
+    The norms that end MiT's stages are decayed, as there: they have no "norm" in their names, nor in ours.
+    """
+    return adamw_swin(rate_multipliers=(("^(decoder|auxiliary)/", 10.0),)) | changes
+
+
+def adamw_convnext(num_layers: int, **changes) -> dict:
+    """mmsegmentation's for ConvNeXt: rates that fall with the depth, by stages; no decay on norms, biases and gamma.
+
+    num_layers: 6 for ConvNeXt-T, 12 for the others. The output norms and the heads have the whole rate.
+    """
+    scopes = ("downsample_layers", "stages_0", "stages_1", "stages_2", "stages_3")
+    rates = ((f"^encoder/{scope}", 0.9 ** (num_layers + 1 - level)) for level, scope in enumerate(scopes))
+    recipe = {
+        "learning_rate": 1e-4,
+        "weight_decay": 0.05,
+        "rate_multipliers": tuple(rates),
+        "decay_multipliers": (("/(scale|bias|tap_bias|gamma)$", 0.0),),
+    }
+    return adamw_swin(**recipe) | changes
+
+
+def sgd_eseg(batch_size: int, **changes) -> dict:
+    """Ours for ESeg, whose paper's recipe is not known to us: as those of EfficientDet and Google's BiFPN segmentation.
+
+    A rate of 0.08 for 64 images, half a cosine down to 0, Nesterov's momentum; to go with an average of the parameters.
+    """
+    recipe = {
+        "learning_rate": 0.08 * batch_size / 64,
+        "min_learning_rate": 0.0,
+        "schedule": "cosine",
+        "nesterov": True,
+        "weight_decay": 4e-5,
+    }
+    return sgd(**recipe) | changes
+
+
+def adamw_swin_layers(**changes) -> dict:
+    """VWFormer's for Swin-B and Swin-L: rates that fall with the depth, two blocks of the third stage being a layer.
+
+    Bias tables are decayed, as there; norms and biases are not.
+    """
+    third = [f"stages_2_blocks_({2 * i}|{2 * i + 1})/" for i in range(9)]
+    layers = ["patch_embed", "stages_0_", "stages_1_", f"stages_2_downsample/|{third[0]}", *third[1:], "stages_3_"]
+    recipe = {
+        "learning_rate": 1e-4,
+        "weight_decay": 0.05,
+        "rate_multipliers": tuple((f"^encoder/({name})", 0.85 ** (13 - i)) for i, name in enumerate(layers)),
+        "decay_multipliers": (("/(scale|bias|tap_bias)$", 0.0),),
+    }
+    return adamw_swin(**recipe) | changes

@@ -1,0 +1,203 @@
+"""Every option of a run, with its default: `get_config()`.
+
+Options are changed on the command line with --config.a.b=value; tuples as --config.data.crop="(360, 480)".
+"""
+
+import functools
+
+from ml_collections import ConfigDict, config_dict
+
+from se_jax.config import optimizers
+
+
+def get_config() -> ConfigDict:
+    """A run of nothing in particular: ResNet-50 with an ASPP head on generated shapes."""
+    config = ConfigDict()
+    config.seed = 0  # of the initial weights, the order of images, augmentation and dropout
+    config.num_steps = 1000
+    config.accumulate = 1  # a step's batch goes through the network in this many parts, to save memory
+    config.ema_decay = 0.0  # of the moving average of the parameters, which is then evaluated; 0: none is kept
+    # start from trained weights: the workdir of a run, workdir/checkpoints/<step>, a directory written by
+    # `python -m se_jax.importers`, or a PyTorch checkpoint (.safetensors, .pth) of the whole network or of its encoder
+    config.init_from = ""
+    # for a decoder that is fitted before training ('dupsampling'): the workdir of the command that fits it, here
+    # `python -m se_jax.dupsample_fit`; a run in init_from brings its own fit
+    config.constants_from = ""
+    config.multihost = False  # join other hosts (also done when JAX_COORDINATOR_ADDRESS is set)
+    config.mesh = {"model": 1}  # devices that share one copy of the convolution kernels; the others split the batch
+
+    config.optimizer = optimizers.sgd()
+    config.loss = {
+        # of the decoder; 'codes' is the L2 loss of decoder 'dupsampling', to be followed by a run that starts from this
+        "name": "cross_entropy",
+        "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
+        "auxiliary_weight": 0.4,
+        "class_weights": (),  # of every class, in both losses, which are then divided by the pixels' weights
+        # of the decoder's loss, the hardest pixels only; mmsegmentation's OHEMPixelSampler
+        "ohem": {
+            "min_kept": 0,  # an image, over the whole batch, e.g. 100000; 0: every pixel counts
+            "threshold": config_dict.placeholder(float),  # and all whose probability is below this, e.g. 0.7
+        },
+    }
+    config.calibration = {
+        "max_images": config_dict.placeholder(int),  # None: the whole training set
+        "check_images": 64,  # on which the equalized branches are then checked; 0: no check
+    }
+    config.eval = {
+        "every_steps": 1000,  # and after the last step
+        "batch_size": 1,  # of all devices together
+        "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to; None: their own size
+        "size_multiple": 1,  # then sides are resized up to multiples of this; VWFormer needs 64
+        "mode": "whole",  # the network sees the image at once; 'slide': windows of it, whose logits are averaged
+        "window": config_dict.placeholder(tuple),  # (height, width), 'slide' only
+        "stride": config_dict.placeholder(tuple),  # (height, width) from window to window, 'slide' only
+        "tta": False,  # mean of 12 views: 0.5 to 1.75 times the image's own size (not `scale`), plain and mirrored
+    }
+    config.checkpoint = {
+        "every_steps": 1000,  # also at every evaluation
+        "keep": 2,  # the last ones; the best is kept besides
+        "best": "val/miou",  # the number, of an evaluation, of which the highest makes the best
+    }
+    config.log = {"every_steps": 50}
+
+    config.data = data()
+    config.model = model()
+    return config
+
+
+def data() -> dict:
+    """config.data, whose augmentation goes in this order."""
+    return {
+        "name": "shapes",  # or folder, ade20k, voc2012, cityscapes, pascal_context (59 classes), pascal_context_60
+        "batch_size": 16,  # of all devices and processes together
+        "on_error": "stop",  # at a file that cannot be read: 'stop', or 'skip' (counted, another image takes its place)
+        "cache": False,  # keep decoded training images: 4 bytes a pixel, in half of the free memory at most
+        "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to first; None: their own size
+        "ratio_range": (0.5, 2.0),  # then resized by a random ratio
+        "crop": (96, 128),  # (height, width)
+        "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it; 1: never
+        "flip": 0.5,  # probability
+        "photometric": True,  # random brightness, contrast, saturation and hue
+        # black fills a small crop up before normalisation, as in mmsegmentation's recipes of PASCAL VOC and Context;
+        # False: zeros do after it, as elsewhere
+        "black_padding": False,
+        # of files
+        # the data set as published, its shards (data_dir of data_pipelines.prepare; they count first), or that of
+        # 'folder'; nothing is written into it
+        "dir": "",
+        "train_split": config_dict.placeholder(str),  # None: the data set's usual one (voc2012: trainaug); or its name
+        "val_split": config_dict.placeholder(str),
+        # 'folder' only
+        "image_dir": "images",
+        "label_dir": "annotations",
+        # 'shapes' only
+        "image_size": (96, 128),  # (height, width)
+        "num_train": 2000,
+        "num_val": 200,
+    }
+
+
+def model() -> dict:
+    """config.model; further options are the fields of the classes in se_jax/models/{encoders,decoders}."""
+    return {
+        "num_classes": 9,
+        "dtype": "float32",  # of the network's computation, or bfloat16; parameters, statistics and loss stay float32
+        "remat": False,  # recompute the encoder's activations in the backward pass, to save memory
+        "align_corners": False,  # of every bilinear resize, the logits' too
+        "encoder": encoder("resnet"),
+        "decoder": decoder("aspp"),
+        "auxiliary": {"in_index": 2, "channels": 256},
+        "equalizer": {
+            "mode": "explicit",  # none, explicit (statistics at run time) or folded (into the initial weights)
+            "statistics": "global",  # one mean and std a branch, or 'channel'
+            "sites": "all",  # or names of fusion sites, e.g. 'aspp,c1'
+        },
+    }
+
+
+def encoder(name: str, **changes) -> dict:
+    """config.model.encoder: a published network; an option that is None keeps the variant's own size."""
+    # a placeholder each: a shared one would tie the options together
+    whole, share, sizes = (functools.partial(config_dict.placeholder, kind) for kind in (int, float, tuple))
+    encoders = {
+        "convnext": {"variant": "tiny", "widths": sizes(), "depths": sizes(), "drop_path": share()},
+        "efficientnet": {
+            "variant": "b0",
+            "width": share(),  # multipliers of B0's channels and blocks
+            "depth": share(),
+            "fused": False,
+            "padding": "same",
+            "momentum": 0.01,  # of BatchNorm; 0.1 for runs of a few hundred steps
+            "drop_path": share(),
+        },
+        "hrnet": {"variant": "w18", "width": whole(), "modules": sizes(), "blocks": whole()},
+        "mit": {"variant": "b0", "width": whole(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
+        "mobilenetv2": {"width": 1.0, "output_stride": 8},  # width: a multiplier; 8 or 32
+        "resnet": {
+            "depth": 50,  # 18, 34, 50 or 101
+            "variant": "v1c",  # v1b, v1c, v1d or beta
+            "output_stride": 8,  # 8, 16 or 32
+            "width": 64,  # channels of the first stage
+            "multi_grid": sizes(),  # dilations of the last stage's blocks, e.g. (1, 2, 4)
+            "outputs": ("layer1", "layer2", "layer3", "layer4"),  # maps for the heads, also conv1_3, b1u2c3, ...
+        },
+        "swin": {
+            "variant": "tiny",  # small, base, large
+            "width": whole(),  # channels of the first stage
+            "depths": sizes(),
+            "heads": sizes(),
+            "window": whole(),  # 7, or 12 for weights trained at 384 x 384
+            "drop_path": share(),
+        },
+        "twins": {"variant": "svt_small", "widths": sizes(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
+        # outputs: maps for the heads, also efb2u1c2, mfb1u16c3, ...
+        "xception": {"variant": "65", "output_stride": 16, "outputs": ("map0", "map1", "map2", "map3")},
+    }
+    return {"name": name, **encoders[name], **changes}
+
+
+def decoder(name: str, **changes) -> dict:
+    """config.model.decoder: mmsegmentation's standard form of a head, for an encoder of output stride 8; ESeg-S's."""
+    heads = {
+        "aspp": {"dilations": (1, 12, 24, 36)},
+        "eseg": {
+            "channels": 96,
+            "repeats": 4,  # of the BiFPN cell
+            "top_level": 9,  # of the pyramid, 1/512; fewer for small crops
+            "fusion": "channel_softmax",  # or softmax, fast, channel_fast, sum
+            "upsample": "bilinear",  # or nearest
+            "downsample": "max",  # or average
+            "activation": "silu",  # relu with an EfficientNet that is fused: ESeg-Lite's blocks
+            "momentum": 0.01,  # of BatchNorm, as EfficientNet's
+            "dropout": 0.0,
+        },
+        "dupsampling": {  # for an encoder of output stride 16
+            "channels": 256,
+            "codes": 64,  # of a window; the paper's with Xception-65 are 128
+            "ratio": 16,  # a window's side in pixels: the encoder's output stride
+            "low_level": (0,),  # which of the encoder's maps are fused, one after the other; () for none
+            "low_channels": 48,
+            "dilations": (1, 6, 12, 18),
+        },
+        "fcn": {"num_convs": 2, "kernel_size": 3, "concat_input": True, "resize_concat": False},
+        "psp": {"pool_scales": (1, 2, 3, 6)},
+        "segformer": {"channels": 256},
+        # dense: plain instead of separable convolutions behind the concatenation with c1
+        "sep_aspp": {
+            "dilations": (1, 12, 24, 36),
+            "c1_channels": 48,
+            "c1_index": 0,
+            "bottleneck_size": 3,
+            "dense": False,
+        },
+        "uper": {"pool_scales": (1, 2, 3, 6)},
+        "vwformer": {
+            "variant": "ade",  # or cityscapes, light; an option that is None keeps the variant's own
+            "channels": config_dict.placeholder(int),
+            "c1_channels": config_dict.placeholder(int),
+            "heads": config_dict.placeholder(int),
+            "image_pool": config_dict.placeholder(bool),
+            "shortcut": config_dict.placeholder(bool),
+        },
+    }
+    return {"name": name, "channels": 512, "dropout": 0.1, **heads[name], **changes}

@@ -1,0 +1,74 @@
+"""Constants of a network: collections that are fitted before training and then stay as they are.
+
+A decoder declares them (`Decoder.constants`), a command of its own makes them and `save`s them to a directory, and
+config.constants_from names that directory. The equalizers' statistics are constants too, but a run measures those
+itself.
+"""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from se_jax import run
+
+
+def save(workdir, constants: dict, facts: dict) -> None:
+    """Writes constants, {collection: nested dicts of arrays}, and what is known of them.
+
+    Args:
+      facts: JSON values; among them `classes` (their names) and the decoder's `facts()`, which `load` compares.
+    """
+    arrays, text = (pathlib.Path(workdir) / name for name in run.CONSTANTS)
+    run.write_arrays(arrays, traverse_util.flatten_dict(constants, sep="/"))
+    run.write_json(text, facts)
+
+
+def load(path, model, names) -> dict:
+    """The constants that a network declares, from the directory `path`, as nested dicts of numpy arrays.
+
+    Args:
+      path: config.constants_from. model: the Segmenter. names: of the data set's classes.
+
+    Raises:
+      ValueError: the option is empty, or the constants are of other classes or another decoder.
+      FileNotFoundError: none there.
+    """
+    collections, command = ", ".join(model.constants), "; ".join(sorted(set(model.constants.values())))
+    if not path:
+        raise ValueError(
+            f"constants_from is empty: {type(model.decoder).__name__} needs constants ({collections}) fitted to the "
+            f"training labels. Run {command}, then set --config.constants_from=DIR"
+        )
+    arrays, text = (pathlib.Path(path) / name for name in run.CONSTANTS)
+    if not (arrays.exists() and text.exists()):
+        raise FileNotFoundError(f"constants_from={path}: {arrays} or {text.name} is missing; run {command}")
+    facts = json.loads(text.read_text())
+    expected = {"classes": (list(names), "config.data")}
+    expected |= {name: (value, f"model.decoder.{name}") for name, value in model.decoder.facts().items()}
+    for what, (wanted, option) in expected.items():
+        found = facts.get(what)
+        if found != wanted:
+            found, wanted = (f"{len(x)} {x[:3]}" if isinstance(x, list) else x for x in (found, wanted))
+            raise ValueError(
+                f"constants_from={path}: fitted for {what} {found}, but this run has {wanted} ({option}); fit again: "
+                f"{command}"
+            )
+    with np.load(arrays) as stored:
+        return traverse_util.unflatten_dict(dict(stored), sep="/")
+
+
+def place(variables: dict, constants: dict) -> dict:
+    """`variables` with the constants in the place of those that they were born with, laid out as those.
+
+    Raises:
+      ValueError: the network has no such variables; names what differs.
+    """
+    born = {name: variables.get(name, {}) for name in constants}
+    have, given = (traverse_util.flatten_dict(tree, sep="/") for tree in (born, constants))
+    differing = [name for name in have | given if np.shape(have.get(name)) != np.shape(given.get(name))]
+    if differing:
+        raise ValueError(f"constants do not fit the network: {', '.join(sorted(differing))}")
+    return variables | jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), born, constants)

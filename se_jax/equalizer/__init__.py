@@ -1,0 +1,1 @@
+"""The paper: fusion sites with scale equalizers (`fusion`), their calibration (`calibrate`) and folding (`fold`)."""

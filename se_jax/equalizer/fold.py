@@ -1,0 +1,122 @@
+"""Folding: moves the statistics of explicit scale equalizers into the convolutions behind their sites.
+
+For a fused input [x_1, .., x_L] and a kernel W with one block W_i a branch,
+
+    sum_i W_i * (x_i - mean_i) / std_i  =  sum_i (W_i / std_i) * x_i  -  sum over taps inside the map of (W_i / std_i)
+    mean_i
+
+The first term is the same convolution with scaled weights. The second is constant but for the border: the convolution
+pads the equalized map with zeros, so a tap that falls outside must not count. It becomes the convolution's
+`tap_bias`, one bias a tap, which makes the fold exact at every dilation; a constant bias would be wrong along the
+border.
+
+`fold_weights` does the like for sums with learnt weights: their normalisation is computed once and for all.
+"""
+
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+
+from se_jax.equalizer.fusion import (
+    CONSTANT_WEIGHTS,
+    LEARNT_WEIGHTS,
+    normalize_weights,
+    ordered_branches,
+    site_variables,
+)
+
+# the convolution that first sees the fused map, relative to the module that holds the site
+CONVOLUTIONS = (("block", "conv"), ("block", "depthwise_conv", "conv"))
+
+
+def can_fold(variables) -> bool:
+    """Whether a convolution follows every equalized site, so that `fold` does not refuse."""
+    return all(_find_convolution(variables["params"], path) for path, _ in site_variables(variables["equalizer"]))
+
+
+def fold(variables):
+    """Folds every equalizer of `variables` into weights; exact, before training as well as after.
+
+    Args:
+      variables: of an explicit network, {'params', 'equalizer', ...} as nested dicts.
+
+    Returns:
+      New variables, without 'equalizer', for the same network with the equalizer's mode 'folded'
+      (`model.with_equalizer(mode='folded')`). The input is left as it was.
+
+    Raises:
+      ValueError: where there is nothing to fold, or a site has no convolution behind it (a sum); says why.
+    """
+    if not variables.get("equalizer"):
+        raise ValueError("there are no equalizer statistics to fold; calibrate the network with mode 'explicit' first")
+    params = jax.tree.map(lambda leaf: leaf, variables["params"])  # new dicts, same arrays
+    for path, site in site_variables(variables["equalizer"]):
+        convolution = _find_convolution(params, path)
+        if convolution is None:
+            raise ValueError(
+                f"fusion site '{path[-1]}' ({'/'.join(path)}) cannot be folded: {_obstacle(params, path)}. Use "
+                "equalizer.mode='explicit', or leave the site out of equalizer.sites"
+            )
+        convolution.update(fold_site(convolution["kernel"], site))
+    return {**{name: value for name, value in variables.items() if name != "equalizer"}, "params": params}
+
+
+def fold_site(kernel, site) -> dict[str, jax.Array]:
+    """Folds one site's statistics into the kernel [kh, kw, in, out] behind it, or the depthwise one [kh, kw, 1, in].
+
+    Returns:
+      {'kernel': like the given one, 'tap_bias': [kh, kw, out]}.
+    """
+    branches = [statistics for _, statistics in ordered_branches(site)]
+    mean, std = (jnp.concatenate([branch[name] for branch in branches]) for name in ("mean", "std"))
+    depthwise = kernel.shape[2] == 1 and kernel.shape[3] == mean.size
+    scaled = kernel / (std if depthwise else std[:, None])
+    if depthwise:
+        return {"kernel": scaled, "tap_bias": -scaled[:, :, 0] * mean}
+    tap_bias = -jnp.einsum("klio,i->klo", scaled, mean, precision=jax.lax.Precision.HIGHEST)
+    return {"kernel": scaled, "tap_bias": tap_bias}
+
+
+def fold_weights(variables):
+    """Replaces the learnt weights of every weighted sum by the constants that they amount to.
+
+    For inference: the same network takes the result and computes the same, without a softmax or a division. The
+    constants cannot be trained on, as nothing would keep them normalised. Without such sums nothing changes.
+
+    Args:
+      variables: {'params', ...} as nested dicts; left as they are.
+    """
+
+    def constant(node: dict) -> dict:
+        new = {}
+        for name, value in node.items():
+            if name in LEARNT_WEIGHTS:
+                new[CONSTANT_WEIGHTS] = normalize_weights(value, LEARNT_WEIGHTS[name])
+            else:
+                new[name] = constant(value) if isinstance(value, dict) else value
+        return new
+
+    return {**variables, "params": constant(variables["params"])}
+
+
+def _obstacle(params, path: tuple[str, ...]) -> str:
+    """Why no weights take the statistics of the site at `path`, behind which no convolution stands."""
+    site = functools.reduce(lambda node, name: node.get(name, {}), path, params)
+    if site.keys() & LEARNT_WEIGHTS.keys():
+        return (
+            "its branches are summed by learnt weights, which are normalised to a sum of one and cannot take a scale, "
+            "and an activation follows, so that no later bias can take the mean"
+        )
+    return "its branches are summed, and no convolution takes them by themselves"
+
+
+def _find_convolution(params, path: tuple[str, ...]) -> dict | None:
+    """The parameters of the convolution that takes the output of the site at `path`; None behind a sum."""
+    holder = functools.reduce(operator.getitem, path[:-1], params)
+    for convolution in CONVOLUTIONS:
+        found = functools.reduce(lambda node, name: node.get(name, {}), convolution, holder)
+        if "kernel" in found:
+            return found
+    return None

@@ -1,0 +1,288 @@
+"""Inference as mmsegmentation 1.2.2 does it: whole or by sliding windows, in one view or in twelve (scales and flips).
+
+Data sets have images of hundreds of sizes, and XLA compiles a program for each shape it is given. The network must see
+the reference's very input, since padding changes what pooling, padded convolutions and attention windows compute: it is
+compiled once for every size of its input. All that stands around it is linear and acts on rows and columns apart: to
+resize, to mirror, to cut a window out, to put it back, to divide by the number of windows that cover a pixel, to resize
+again. So everything before the network is one blend of two rows and two columns, and everything behind it one matrix
+for the rows and one for the columns, made on the host and given to the device as data, in arrays padded to powers of
+two and cut into tiles. These programs are few, whatever the sizes are.
+
+Compilations for the 2000 validation images of ADE20K (616 sizes; counted on the official list of sizes, stride 8):
+  whole, fitted to (2048, 512)                  332 of the network, 32 around it: short sides are 512, long ones vary
+  windows of 512 x 512, the same fit              1 and 17: no side is below 512
+  whole, tta                                   3443 and 79: six ratios of the images' own sizes
+  windows of 512 x 512, tta                    1871 and 44: a view lower or narrower than the window is its own window
+A data set of one image size, as Cityscapes, compiles the network once, or six times with tta of whole images.
+JAX_COMPILATION_CACHE_DIR=DIR keeps compiled programs from one process to the next.
+
+Memory: logits at the image's size exist for one tile at a time, never for an image; those at the network's own
+resolution for the windows that meet the current row of tiles, in every view. That is for decoders whose scores are
+resized logits (`Decoder.linear_scores`). Of the others the scores at stride 1 take the place of logits: of the windows
+that meet the current row of tiles, each with its sides padded to powers of two, and none of more than `MOST_SCORES`
+numbers.
+"""
+
+import collections
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from se_jax import parallel
+from se_jax.evaluation import geometry
+from se_jax.evaluation.protocol import Protocol, View
+from se_jax.losses.base import IGNORE
+from se_jax.models.segmenter import normalize
+
+MOST_SCORES = 2**30  # numbers, 4 GiB: of one window at stride 1, where scores are not resized logits
+TILE = 2**22  # numbers at most in a tile's scores: large ones are slow to get from the system, small ones to start
+
+
+def _fit(images, rows, columns):
+    """uint8 [b, h, w, 3] -> uint8 [b, h', w', 3]: its rows, then its columns, blended as `geometry.taps` says.
+
+    The rounding is the reference's, which resizes uint8 images.
+    """
+    x = images
+    for axis, (lower, upper, share) in ((1, rows), (2, columns)):
+        share = share.reshape([-1 if a == axis else 1 for a in range(4)])
+        below, above = (jnp.take(x, at, axis, mode="clip").astype(jnp.float32) for at in (lower, upper))
+        x = below * (1 - share) + above * share
+    return jnp.round(x).astype(jnp.uint8)
+
+
+def _add(total, logits, rows, columns):
+    """total [b, t, u, K] plus what a window's logits [b, h, w, K] are on a tile.
+
+    `rows` is (start, [t, h']): the matrix for the h' rows of logits from `start` on, which are all that matter there.
+    `columns` is (start, [u, w']), likewise.
+    """
+    for axis, (start, matrix) in ((1, rows), (2, columns)):
+        logits = lax.dynamic_slice_in_dim(logits, start, matrix.shape[1], axis)
+    half = jnp.einsum("uw,bhwk->bhuk", columns[1], logits, precision=lax.Precision.HIGHEST)
+    return total + jnp.einsum("th,bhuk->btuk", rows[1], half, precision=lax.Precision.HIGHEST)
+
+
+def _class_ids(scores):
+    return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+
+
+def _no_counts(metrics, index):
+    return index, tuple(metric.init(len(index)) for metric in metrics)
+
+
+def _count(metrics, states, scores, label):
+    return tuple(metric.update(state, scores, label) for metric, state in zip(metrics, states, strict=True))
+
+
+class Inference:
+    """A model's compiled inference under a protocol, on a mesh. Batches hold images of one size, split over `data`.
+
+    Attributes:
+      logit_sizes: window size -> (h, w) of the logits there, once the network is compiled for it.
+      compilations: Counter, program -> how often it was compiled; 'network' once an input size, the others seldom.
+    """
+
+    def __init__(self, model, protocol: Protocol, mesh):
+        self.model, self.protocol, self.mesh = model, protocol, mesh
+        self.compilations = collections.Counter()
+        self.tile = 1 << int(math.log2(TILE / model.num_classes) / 2)  # pixels, a side
+        self.logit_sizes = {}
+        parts, whole = parallel.split(mesh), parallel.replicated(mesh)
+        self._fit = self.compiled("resize", _fit, in_shardings=(parts, whole, whole), out_shardings=parts)
+        self._network = self.compiled("network", self._logits, static_argnums=2, out_shardings=parts)
+        self._blank = self.compiled("blank", jnp.zeros, static_argnums=0, out_shardings=parts)
+        self._add = self.compiled(
+            "restore", _add, in_shardings=(parts, parts, whole, whole), out_shardings=parts, donate_argnums=0
+        )
+        self._vote = self.compiled("vote", self._add_vote, in_shardings=parts, out_shardings=parts, donate_argnums=0)
+        self._class_ids = self.compiled("class ids", _class_ids, in_shardings=parts, out_shardings=parts)
+        self._no_counts = self.compiled("blank", _no_counts, static_argnums=0, in_shardings=parts, out_shardings=whole)
+        self._count = self.compiled(
+            "count", _count, static_argnums=0, in_shardings=(whole, parts, parts), out_shardings=whole
+        )
+
+    def compiled(self, name: str, fn, **options):
+        """`fn` jitted with `options`, its compilations counted under `name`."""
+
+        @functools.wraps(fn)
+        def counted(*args):
+            self.compilations[name] += 1  # Python runs while tracing only, which is once a compilation
+            return fn(*args)
+
+        return parallel.jit(counted, **options)
+
+    def tile_length(self, length: int) -> int:
+        """Pixels of a tile along an axis of that length."""
+        return min(self.tile, geometry.bucket(length))
+
+    def tiles(self, length: int) -> list[slice]:
+        """An axis cut into tiles, the last one cut off by the border."""
+        side = self.tile_length(length)
+        return [slice(start, min(start + side, length)) for start in range(0, length, side)]
+
+    def scores(self, variables, images, views=None, size=None):
+        """Images -> scores of every class, tile by tile; of several views, their summed probabilities.
+
+        Args:
+          variables: what the model's `apply` takes, replicated or sharded over the mesh, or on the host.
+          images: this process's part of uint8 [b, h, w, 3] (RGB), on the host.
+          views: how they are shown to the network; those of the protocol by default.
+          size: (height, width) of the scores, by default those of the images.
+
+        Yields:
+          (rows, columns, float32 [b, t, u, K]): the tile's scores lie in its upper left corner, [b, rows, columns, K].
+        """
+        size = size or images.shape[1:3]
+        views = self.protocol.views(size) if views is None else views
+        images = (
+            parallel.shard_batch(self.mesh, geometry.padded(images, map(geometry.bucket, images.shape[1:3]))),
+            images.shape[1:3],
+        )
+        seen = [_Seen(self, variables, *images, view, size) for view in views]
+        shape = (images[0].shape[0], *map(self.tile_length, size), self.model.num_classes)
+        for rows in self.tiles(size[0]):
+            for columns in self.tiles(size[1]):
+                parts = (view.logits(rows, columns, self._blank(shape)) for view in seen)
+                if len(seen) == 1:
+                    yield rows, columns, next(parts)
+                else:
+                    yield rows, columns, functools.reduce(self._vote, parts, self._blank(shape))
+            for view in seen:
+                view.forget(above=rows.stop)
+
+    def class_ids(self, variables, images) -> np.ndarray:
+        """uint8 images [b, h, w, 3] (RGB) -> uint8 class ids [b, h, w]. All on the host, in one process."""
+        ids = np.zeros(images.shape[:3], np.uint8)
+        for rows, columns, scores in self.scores(variables, images):
+            found = np.asarray(self._class_ids(scores))
+            ids[:, rows, columns] = found[:, : rows.stop - rows.start, : columns.stop - columns.start]
+        return ids
+
+    def count(self, metrics, variables, batch) -> tuple:
+        """What metrics count of the predictions for a batch.
+
+        Args:
+          metrics: a tuple of `se_jax.evaluation.metrics.Metric`s.
+          batch: this process's part of image uint8 [b, h, w, 3], label uint8 [b, h, w] and index int32 [b].
+
+        Returns:
+          (index of the whole batch, a state for each metric), on every device.
+        """
+        index, states = self._no_counts(metrics, parallel.shard_batch(self.mesh, batch["index"]))
+        for rows, columns, scores in self.scores(variables, batch["image"]):
+            label = geometry.padded(batch["label"][:, rows, columns], scores.shape[1:3], IGNORE)
+            states = self._count(metrics, states, scores, parallel.shard_batch(self.mesh, label))
+        return index, states
+
+    def _add_vote(self, total, scores):
+        return total + self.model.probabilities(scores)
+
+    def window_logits(self, variables, images, blends, size):
+        """Logits (or scores) [b, h, w, K], padded, of a window of `size` that `blends` cut out of the images."""
+        return self._network(variables, self._fit(images, *blends), size)
+
+    def _logits(self, variables, inputs, size):
+        """uint8 [b, h', w', 3] -> float32 logits (or scores) of its first `size` pixels, padded to buckets."""
+        height, width = size
+        outputs = self.model.apply(variables, normalize(inputs[:, :height, :width]))
+        if self.model.linear_scores:
+            logits = outputs["logits"]
+        else:
+            _check_scores(len(inputs), size, self.model.num_classes)
+            logits = self.model.scores(outputs, size)
+        self.logit_sizes[size] = logits.shape[1:3]  # known while tracing, which is before any call returns
+        h, w = logits.shape[1:3]
+        return jnp.pad(logits, ((0, 0), (0, geometry.bucket(h) - h), (0, geometry.bucket(w) - w), (0, 0)))
+
+
+def _check_scores(images: int, size: tuple[int, int], classes: int) -> None:
+    if (count := images * math.prod(map(geometry.bucket, size)) * classes) > MOST_SCORES:
+        raise ValueError(
+            f"the scores of {images} windows of {size[0]}x{size[1]} pixels and {classes} classes are {count:,} "
+            f"numbers, more than the {MOST_SCORES:,} that are held at once; set eval.batch_size=1, or "
+            "eval.mode='slide' and a smaller eval.window"
+        )
+
+
+def build(model, protocol: Protocol, mesh=None) -> Inference:
+    """The Inference of a model under a protocol; always the same one, as a run evaluates often and compiles once.
+
+    `mesh` is by default this process's first device.
+    """
+    return _build(model, protocol, mesh or parallel.make_mesh(devices=jax.local_devices()[:1]))
+
+
+_build = functools.lru_cache(maxsize=8)(Inference)
+
+
+class _Seen:
+    """A batch in one view: computes the windows that a tile needs when it needs them, and keeps them while it does."""
+
+    def __init__(self, inference: Inference, variables, images, image_size, view: View, size):
+        self.inference, self.variables, self.images = inference, variables, images
+        self.image_size, self.view, self.size = image_size, view, size
+        if view.fitted is not None:
+            blends = (_padded(geometry.taps(*lengths)) for lengths in zip(image_size, view.fitted, strict=True))
+            self.images, self.image_size = inference._fit(images, *blends), view.fitted
+        self.window, self.starts = zip(*map(inference.protocol.windows, view.size, (0, 1)), strict=True)
+        self.kept = {}  # (i, j) -> logits of the window in row i and column j
+        self.matrices = self.bands = None  # for rows and for columns
+
+    def logits(self, rows: slice, columns: slice, total):
+        """`total` plus the view's logits on a tile."""
+        if self.matrices is None:
+            self._start()
+        across = [(j, self._tile(1, j, columns)) for j in self._meeting(1, columns)]
+        for i in self._meeting(0, rows):
+            along = self._tile(0, i, rows)
+            for j, matrix in across:
+                total = self.inference._add(total, self._window(i, j), along, matrix)
+        return total
+
+    def forget(self, above: int) -> None:
+        """Lets go of the windows that no row of the image from `above` on needs."""
+        needed = set(self._meeting(0, slice(above, None)))
+        self.kept = {place: logits for place, logits in self.kept.items() if place[0] in needed}
+
+    def _meeting(self, axis: int, tile: slice) -> list[int]:
+        """Windows along an axis that matter in a tile."""
+        return np.flatnonzero(self.matrices[axis][:, tile].any(axis=(1, 2))).tolist()
+
+    def _tile(self, axis: int, window: int, tile: slice):
+        """(start, matrix) of a window on a tile, as `_add` takes them."""
+        matrix = self.matrices[axis][window, tile]
+        start = min(int(matrix.any(axis=0).argmax()), geometry.bucket(matrix.shape[1]) - self.bands[axis])
+        matrix = matrix[:, start : start + self.bands[axis]]
+        full = np.zeros((self.inference.tile_length(self.size[axis]), self.bands[axis]), np.float32)
+        full[: matrix.shape[0], : matrix.shape[1]] = matrix
+        return np.int32(start), full
+
+    def _start(self) -> None:
+        self._window(0, 0)  # only the network knows the size of its logits
+        align_corners = self.inference.model.align_corners
+        logits, sides = self.inference.logit_sizes[self.window], (False, self.view.mirrored)
+        lengths = zip(logits, self.window, self.starts, self.view.size, self.size, sides, strict=True)
+        self.matrices = [geometry.restoration(*given, mirrored, align_corners) for *given, mirrored in lengths]
+        self.bands = [geometry.band(m, self.inference.tiles(m.shape[1])) for m in self.matrices]
+
+    def _window(self, i: int, j: int):
+        if (i, j) not in self.kept:
+            blends = [self._blend(0, self.starts[0][i], False), self._blend(1, self.starts[1][j], self.view.mirrored)]
+            self.kept[i, j] = self.inference.window_logits(self.variables, self.images, blends, self.window)
+        return self.kept[i, j]
+
+    def _blend(self, axis: int, start: int, mirrored: bool):
+        """`geometry.taps` of a window's pixels in the image, padded."""
+        fitted = geometry.taps(self.image_size[axis], self.view.size[axis])
+        return _padded([array[:: -1 if mirrored else 1][start : start + self.window[axis]] for array in fitted])
+
+
+def _padded(taps):
+    """`geometry.taps`, padded, as `_fit` takes them."""
+    lower, upper, share = (np.pad(array, (0, geometry.bucket(len(array)) - len(array))) for array in taps)
+    return lower, upper, share.astype(np.float32)

@@ -1,0 +1,156 @@
+"""Prediction with a trained network, of arrays and of files.
+
+se_jax.load(workdir).predict(image)     # uint8 [h, w, 3] RGB -> uint8 [h, w] class ids
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from se_jax import checkpoints, run
+from se_jax.equalizer.fold import can_fold, fold, fold_weights
+from se_jax.evaluation import inference
+from se_jax.evaluation.protocol import protocol
+from se_jax.models import build
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+OVERLAY = 0.5  # the mask's share of an overlay
+
+
+class Predictor:
+    """A trained network with its class names and colours.
+
+    Attributes:
+      config: the run's config; names: tuple of K class names; palette: uint8 [K, 3] RGB.
+    """
+
+    def __init__(self, config, variables, names, palette):
+        self.config, self.names = config, tuple(names)
+        self.palette = np.asarray(palette, np.uint8)
+        model = build(config.model)
+        if model.decoder.equalizer.mode == "explicit" and can_fold(variables):
+            model, variables = model.with_equalizer(mode="folded"), fold(variables)  # the same function, at no cost
+        self._variables = jax.device_put(fold_weights(variables), jax.local_devices()[0])
+        self._programs = inference.build(model, protocol(config.eval))
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """uint8 image [h, w, 3] (RGB) -> uint8 class ids [h, w], as the evaluation computes them.
+
+        The first image of which the network sees a new size compiles (seconds), others do not: see se_jax.inference.
+
+        Raises:
+          ValueError: `image` has another shape or dtype.
+        """
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"predict takes uint8 [height, width, 3] (RGB); got {image.dtype} {list(image.shape)}")
+        return self._programs.class_ids(self._variables, image[None])[0]
+
+    def color(self, mask: np.ndarray) -> np.ndarray:
+        """Class ids [h, w] -> their colours, uint8 [h, w, 3]; black for ids without a class (255)."""
+        colors = np.zeros((256, 3), np.uint8)
+        colors[: len(self.palette)] = self.palette
+        return colors[mask]
+
+    def overlay(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Image [h, w, 3] with the mask's colours laid over it, uint8."""
+        return (image * (1 - OVERLAY) + self.color(mask) * OVERLAY).round().astype(np.uint8)
+
+    def save_mask(self, mask: np.ndarray, path) -> None:
+        """Write class ids as a palette PNG: its pixels are the ids, its colours the data set's."""
+        save_ids(path, mask, self.palette)
+
+
+def load(workdir, checkpoint: str = "best") -> Predictor:
+    """The network trained in `workdir`, at its "best" or "last" checkpoint (averaged parameters where there are any).
+
+    Raises:
+      FileNotFoundError: no such directory, or no finished run or checkpoint in it.
+    """
+    workdir = pathlib.Path(workdir)
+    if not workdir.is_dir():
+        raise FileNotFoundError(f"{workdir} is no directory; give the --workdir of a training run")
+    config, variables = checkpoints.load_for_inference(workdir, checkpoint)
+    path = workdir / run.LABELS
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; a training run writes it at its start: is this a run's workdir?")
+    labels = json.loads(path.read_text())
+    return Predictor(config, variables, labels["names"], labels["palette"])
+
+
+def save_ids(path, ids: np.ndarray, palette: np.ndarray | None) -> None:
+    """Write uint8 ids [h, w] as an 8-bit PNG: a palette file with colours uint8 [K, 3], or without them a grey one."""
+    picture = Image.fromarray(ids)
+    if palette is not None:
+        picture.putpalette(palette.tobytes())
+    picture.save(path)
+
+
+def read_image(path) -> np.ndarray:
+    """An image file as uint8 [h, w, 3] RGB.
+
+    Raises:
+      ValueError: the file is no image, or a truncated or damaged one.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that Pillow can read") from None
+    except (OSError, SyntaxError) as error:  # Pillow's words for a file that ends too early or whose blocks are broken
+        raise ValueError(f"{path} is a truncated or damaged image: {error}") from None
+
+
+def find_images(path) -> list[pathlib.Path]:
+    """The file itself, or every image file below a folder, sorted.
+
+    Raises:
+      FileNotFoundError: nothing is there, or no image is.
+    """
+    path = pathlib.Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"--input {path}: no such file or folder")
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise FileNotFoundError(f"--input {path}: no image below this folder (looked for {', '.join(SUFFIXES)})")
+    return found
+
+
+def predict_files(predictor: Predictor, source, output) -> tuple[int, list[str]]:
+    """Write `NAME_mask.png` and `NAME_overlay.png` to `output` for a file, or for every image below a folder.
+
+    Sub-folders are kept. An unreadable file is reported and left out; the others are done.
+
+    Returns:
+      (number of images done, list of error messages).
+
+    Raises:
+      FileNotFoundError: no image at `source`. OSError: `output` cannot be written.
+    """
+    source, output = pathlib.Path(source), pathlib.Path(output)
+    files = [path for path in find_images(source) if output not in path.parents]  # not what an earlier call wrote
+    run.make(output, "output")
+    done, errors, names = 0, [], set()
+    for path in files:
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            errors.append(str(error))
+            continue
+        mask = predictor.predict(image)
+        target = output / (path.parent.relative_to(source) if source.is_dir() else "")
+        target.mkdir(parents=True, exist_ok=True)
+        name = path.stem if path.with_suffix("") not in names else path.name  # a.jpg beside a.png
+        names.add(path.with_suffix(""))
+        predictor.save_mask(mask, target / f"{name}_mask.png")
+        Image.fromarray(predictor.overlay(image, mask)).save(target / f"{name}_overlay.png")
+        done += 1
+        print(f"\r{done}/{len(files)} images", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return done, errors

@@ -1,0 +1,72 @@
+"""Each class's worst images: the few in which label and prediction of the class agree least."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from se_jax.evaluation.metrics import Metric, areas
+
+KEPT = 3  # images a class
+SHOWN = 8  # classes whose worst image is shown: a report has a bounded size, however many classes there are
+
+
+@dataclasses.dataclass(frozen=True)
+class WorstImages(Metric):
+    """Of every class the `kept` images with the lowest IoU of it; the same ones in whatever order images come.
+
+    An image counts for a class that its label or its prediction holds. Of images with the same IoU, 0 mostly, that with
+    more wrong pixels is worse, then the first. The total holds 3 * kept * K numbers, however many images there are.
+
+    Attributes:
+      names: of the classes. image_name: index of an image -> its file.
+    """
+
+    names: tuple[str, ...]
+    image_name: Callable[[int], str]
+    kept: int = KEPT
+
+    def init(self, images):
+        return jnp.zeros((images, 2, len(self.names)), jnp.int32)
+
+    def update(self, state, scores, label):
+        return state + areas(jnp.argmax(scores, axis=-1), label, len(self.names))
+
+    def empty(self):
+        """IoU (inf: nothing there), -wrong pixels, index: float64 [3, kept, K]."""
+        return np.full((3, self.kept, len(self.names)), np.inf)
+
+    def add(self, total, state, index):
+        right, union = np.moveaxis(np.asarray(state, np.float64), 1, 0)  # whole numbers below 2**53: exact
+        iou = np.where(union > 0, right / np.maximum(union, 1), np.inf)
+        new = np.stack([iou, right - union, np.broadcast_to(np.asarray(index, np.float64)[:, None], iou.shape)])
+        both = np.concatenate([total, new], axis=1)
+        order = np.lexsort(both[::-1], axis=0)[: self.kept]
+        return np.take_along_axis(both, order[None], axis=1)
+
+    def compute(self, total):
+        """{'worst': {class: [{'image': file name, 'index': i, 'iou': fraction, 'wrong': pixels}, the worst first]}}."""
+
+        def entry(iou, wrong, index):
+            image = pathlib.PurePath(self.image_name(int(index))).name
+            return {"image": image, "index": int(index), "iou": float(iou), "wrong": int(-wrong)}
+
+        columns = zip(self.names, total.transpose(2, 1, 0), strict=True)
+        return {"worst": {name: [entry(*row) for row in rows if np.isfinite(row[0])] for name, rows in columns}}
+
+    def examples(self, result):
+        return [entry["index"] for _, entry in shown(result)]
+
+
+def shown(result: dict) -> list[tuple[str, dict]]:
+    """(class, worst image) of the classes with the lowest IoU in a result that has a table, without faultless ones.
+
+    Of classes with the same IoU, 0 mostly, those come first whose worst image has more wrong pixels.
+    """
+    worst = {name: rows[0] for name, rows in result.get("worst", {}).items() if rows and rows[0]["wrong"]}
+    return [
+        (name, worst[name])
+        for name in sorted(worst, key=lambda name: (result["iou"][name], -worst[name]["wrong"]))[:SHOWN]
+    ]

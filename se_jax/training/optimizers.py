@@ -1,0 +1,134 @@
+"""Optimisers and learning-rate schedules of the reference (mmengine 0.10.7 with torch's SGD and AdamW), and a cosine.
+
+Single parameters get another rate or decay by two options that stand for the reference's `paramwise_cfg`. Each is a
+sequence of (pattern, multiplier), e.g. `(("^decoder/", 10.0),)`:
+
+    optimizer.rate_multipliers     of the learning rate; the reference's lr_mult and layer decay
+    optimizer.decay_multipliers    of the weight decay; the reference's decay_mult
+
+A pattern is a regular expression that is searched for in the parameter's path, e.g. `encoder/stages_0_1/norm/scale`; of
+the patterns that are found the first one in the sequence counts, and a parameter in which none is found has 1. In the
+reference's names and in ours these are the same:
+
+    backbone, decode_head, auxiliary_head      ^encoder/, ^decoder/, ^auxiliary/
+    head                                       ^(decoder|auxiliary)/
+    norm (LayerNorms; not BatchNorms)          norm
+    bn (BatchNorms)                            /bn
+    relative_position_bias_table               bias_table$
+    one-dimensional (norm_, bias_decay_mult)   /(scale|bias|tap_bias|gamma)$
+    stages.0, downsample_layers of ConvNeXt    ^encoder/stages_0, ^encoder/downsample_layers
+
+`se_jax.config.optimizers` has the reference's recipes made of them.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+
+NAMES = ("sgd", "adamw")
+SCHEDULES = ("poly", "cosine")
+
+
+def poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=1e-4, warmup_steps=0, warmup_factor=1e-6):
+    """Learning rate by 0-based step: linear warm-up, then a polynomial decay that reaches `minimum` at the last step.
+
+    Step t of the decay's T steps has minimum + (base - minimum) * (1 - t / (T - 1)) ** power; note the T - 1. The
+    warm-up goes from warmup_factor * base at step 0 to base at step warmup_steps - 1.
+    """
+    return _schedule(lambda left: left**power, base, num_steps, minimum, warmup_steps, warmup_factor)
+
+
+def cosine_schedule(base: float, num_steps: int, *, minimum=0.0, warmup_steps=0, warmup_factor=1e-6):
+    """The same with half a cosine as its decay: step t has minimum + (base - minimum) * (1 + cos(pi t / (T - 1))) / 2.
+
+    Source: Loshchilov & Hutter, ICLR 2017 (https://arxiv.org/abs/1608.03983), without restarts.
+    """
+
+    def decay(left):
+        return (1 - jnp.cos(jnp.pi * left)) / 2
+
+    return _schedule(decay, base, num_steps, minimum, warmup_steps, warmup_factor)
+
+
+def _schedule(decay, base: float, num_steps: int, minimum: float, warmup_steps: int, warmup_factor: float):
+    """Linear warm-up, then `decay` of the share of the steps that is left, 1 to 0."""
+    last = num_steps - 1
+
+    def schedule(step):
+        # whole numbers are subtracted before the division: 1 - t / (T - 1) in float32 would lose the last steps' digits
+        left = jnp.clip(last - step, 0) / max(last - warmup_steps, 1)
+        decayed = minimum + (base - minimum) * decay(jnp.minimum(left, 1.0))
+        warming = base * (warmup_factor + (1 - warmup_factor) * step / max(warmup_steps - 1, 1))
+        return jnp.where(step < warmup_steps, warming, decayed).astype(jnp.float32)
+
+    return schedule
+
+
+def build(config, num_steps: int):
+    """The optimiser of `config.optimizer`, and its schedule.
+
+    SGD is torch's, also with `nesterov`: decay is added to the gradient before the momentum; the rate multiplies the
+    momentum buffer. AdamW decays a parameter by its own rate, with betas 0.9, 0.999 and eps 1e-8. Both decay every
+    parameter, norms and biases too, but for `decay_multipliers`. As in the reference, a parameter with a rate
+    multiplier has a schedule of its own, from that many times the rate to the same minimum.
+
+    Returns:
+      (optax.GradientTransformation, schedule: 0-based step -> float32 rate of a parameter without a multiplier).
+
+    Raises:
+      ValueError: an optimiser or schedule of another name, or multipliers that are none; at `init`, a pattern of theirs
+        that is found in no parameter.
+    """
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"optimizer.schedule is {config.schedule!r}; expected one of {', '.join(SCHEDULES)}")
+
+    def schedule_of(multiplier: float):
+        base = multiplier * config.learning_rate
+        options = {"minimum": config.min_learning_rate, "warmup_steps": config.warmup_steps}
+        if config.schedule == "cosine":
+            return cosine_schedule(base, num_steps, **options)
+        return poly_schedule(base, num_steps, power=config.power, **options)
+
+    decay = _by_path(lambda by: optax.add_decayed_weights(by * config.weight_decay), config, "decay_multipliers")
+    rate = _by_path(lambda by: optax.scale_by_learning_rate(schedule_of(by)), config, "rate_multipliers")
+    if config.name == "sgd":
+        return optax.chain(decay, optax.chain(optax.trace(config.momentum, config.nesterov), rate)), schedule_of(1.0)
+    if config.name == "adamw":
+        return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay, rate), schedule_of(1.0)
+    raise ValueError(f"optimizer.name is {config.name!r}; expected one of {', '.join(NAMES)}")
+
+
+def _by_path(make, config, option: str) -> optax.GradientTransformation:
+    """`make(multiplier)` on the parameters of each multiplier of an option."""
+    rules = []
+    for entry in config[option]:
+        try:
+            pattern, multiplier = entry
+            rules.append((re.compile(pattern), float(multiplier)))
+        except (TypeError, ValueError, re.error) as error:
+            raise ValueError(
+                f"optimizer.{option} has {entry!r}; expected (regular expression, number), e.g. ('^decoder/', 10.0)"
+            ) from error
+    if not rules:
+        return make(1.0)
+    multipliers = sorted({1.0} | {multiplier for _, multiplier in rules})
+    return optax.chain(*(optax.masked(make(by), functools.partial(_have, rules, option, by)) for by in multipliers))
+
+
+def _have(rules, option: str, multiplier: float, params):
+    """Which parameters have this multiplier, as a tree of booleans like `params`."""
+    paths = jax.tree.map_with_path(lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params)
+    for pattern, _ in rules:
+        if not any(pattern.search(path) for path in jax.tree.leaves(paths)):
+            raise ValueError(
+                f"optimizer.{option} has the pattern {pattern.pattern!r}, which is found in no parameter; "
+                f"their paths are like {jax.tree.leaves(paths)[0]}"
+            )
+
+    def has(path: str) -> bool:
+        return multiplier == next((by for pattern, by in rules if pattern.search(path)), 1.0)
+
+    return jax.tree.map(has, paths)

@@ -1,0 +1,134 @@
+"""What a run starts from: options that can be, and the state before its first step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+
+import data_pipelines
+from se_jax import constants, parallel
+from se_jax.equalizer import calibrate
+from se_jax.equalizer.sites import check_sites, find_sites, identity_statistics
+from se_jax.evaluation import protocol
+from se_jax.evaluation.metrics import numbers
+from se_jax.importers import start_from
+from se_jax.training import state as train_state
+from se_jax.training.step import stream
+
+
+def check(config, mesh) -> None:
+    """Raises ValueError, naming the option, for values that no run can have, whatever its network."""
+    counts = ("num_steps", "accumulate", "eval.every_steps", "eval.batch_size", "log.every_steps")
+    for option in (*counts, "checkpoint.every_steps", "checkpoint.keep"):
+        if functools.reduce(lambda node, key: node[key], option.split("."), config) < 1:
+            raise ValueError(f"{option} is below 1")
+    if not 0 <= config.ema_decay < 1:
+        raise ValueError(f"ema_decay is {config.ema_decay}; expected 0 (no average) or a number below 1")
+    protocol.protocol(config.eval)
+    batch, unit = config.data.batch_size, mesh.shape["data"] * config.accumulate
+    if batch < 1 or batch % unit:
+        below = batch // unit * unit
+        raise ValueError(
+            f"data.batch_size is {batch}, which cannot be split evenly over {mesh.shape['data']} devices in "
+            f"{config.accumulate} parts (accumulate); use a multiple of {unit}, e.g. "
+            + " or ".join(str(size) for size in (below, below + unit) if size)
+        )
+    crop, stride = config.data.crop, _stride(config)
+    if len(crop) != 2 or not all(isinstance(side, int) and side >= stride for side in crop):
+        raise ValueError(
+            f"data.crop is {tuple(crop)}; expected (height, width), both whole numbers of at least {stride}, the "
+            "encoder's output stride, so that its last feature map has a pixel"
+        )
+
+
+def check_network(config, model) -> None:
+    """Raises ValueError, naming the option, where the network does not suit the crops, the views or the equalizer."""
+    model.decoder.check(_stride(config), config.data.crop)
+    protocol.check(model, config.eval)
+    images = jax.ShapeDtypeStruct((1, *config.data.crop, 3), jnp.float32)
+    check_sites(find_sites(model, images), model.decoder.equalizer, f"decoder '{config.model.decoder['name']}'")
+
+
+def check_best(best: str, metrics) -> str:
+    """The key of the number that decides which checkpoint is the best one, of config.checkpoint.best.
+
+    Raises:
+      ValueError: no metric computes it; names those that there are.
+    """
+    known = {}
+    for metric in metrics:
+        known |= numbers(metric.compute(metric.empty()))
+    key = best.removeprefix("val/")
+    if not best.startswith("val/") or key not in known:
+        raise ValueError(f"checkpoint.best is {best!r}; expected one of {', '.join(f'val/{name}' for name in known)}")
+    return key
+
+
+def _stride(config) -> int:
+    return config.model.encoder.get("output_stride", 32)
+
+
+def blank_state(config, model, tx: optax.GradientTransformation, mesh) -> train_state.TrainState:
+    """The state's shapes and where it lies: jax.ShapeDtypeStructs with shardings."""
+
+    def create():
+        images = jnp.zeros((1, *config.data.crop, 3))
+        variables = model.init(jax.random.key(0), images)
+        variables["equalizer"] = identity_statistics(find_sites(model, images))
+        return train_state.create(variables, tx, keep_ema=config.ema_decay > 0)
+
+    blank = jax.eval_shape(create)
+    layout = parallel.state_shardings(mesh, blank, tx)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), blank, layout)
+
+
+def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, blank):
+    """A new network, from chance or from config.init_from, with its constants, calibrated.
+
+    Args:
+      data: of `data_pipelines.build`. blank: of `blank_state`.
+
+    Returns:
+      (a TrainState laid out as `blank`, what calibration measured: `calibrate.Row`s).
+
+    Raises:
+      ValueError, FileNotFoundError: constants or weights to start from are missing or do not fit.
+    """
+    names = data.labels.names
+    fitted = constants.load(config.constants_from, model, names) if model.constants else {}
+    # all modes start from identical weights: those of the network without equalizers
+    plain = model.with_equalizer(mode="none")
+    init = functools.partial(plain.init, stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
+    shapes = jax.eval_shape(init)
+    placed = jax.tree.map(lambda _: parallel.replicated(mesh), shapes)
+    placed["params"] = parallel.param_shardings(mesh, shapes["params"])
+    variables = constants.place(parallel.jit_once(init, out_shardings=placed)(), fitted)
+    if config.init_from:
+        variables = start_from(config.init_from, model, variables)
+    shard = functools.partial(parallel.shard_batch, mesh)
+
+    def passes(seed, limit):
+        options = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        return map(shard, data_pipelines.calibration_batches(data, config.data, seed=seed, max_images=limit, **options))
+
+    def check_passes():
+        return passes(config.seed + 1, config.calibration.check_images)
+
+    variables, rows = calibrate.equalize(
+        model,
+        variables,
+        batches=lambda: passes(config.seed, config.calibration.max_images),
+        fresh=check_passes if config.calibration.check_images else None,
+        mesh=mesh,
+        jit=parallel.jit,
+        progress=_show,
+    )
+    create = functools.partial(train_state.create, tx=tx, keep_ema=config.ema_decay > 0)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, blank)
+    return parallel.jit_once(create, out_shardings=layout)(variables), rows
+
+
+def _show(site: str, images: int) -> None:
+    logging.log_every_n_seconds(logging.INFO, "Calibrating site %s: %d images", 5, site, images)

@@ -1,0 +1,83 @@
+"""The training step: gradients of the sum of all losses, over the whole batch or part by part, and one update."""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from se_jax.models.segmenter import normalize
+from se_jax.training import state as train_state
+
+
+def stream(seed: int, name: str):
+    """The key of a named stream of random numbers."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def make_train_step(model, tx: optax.GradientTransformation, schedule, config, losses, metrics=()):
+    """`train_step(state, batch) -> (state, measured)`, to be compiled with the state donated.
+
+    Args:
+      model: a Segmenter. tx, schedule: of `optimizers.build`. config: a run's.
+      losses: `se_jax.losses.Loss`es, whose terms are added up.
+      metrics: `se_jax.evaluation.metrics.Metric`s of the scores in training, e.g. their accuracy.
+
+    The step's batch: global arrays 'image' uint8 [b, h, w, 3], 'size' int32 [b, 2], 'label' uint8 [b, h, w]. measured:
+    float32 scalars loss (the sum), every term by its name, learning_rate, gradient_norm; and 'metrics', their states.
+    """
+
+    def loss_of(params, batch_stats, constants, keys, part, normalizers):
+        variables = {"params": params, "batch_stats": batch_stats, **constants}
+        images = normalize(part["image"], part["size"])
+        rngs = {"dropout": keys["dropout"]}
+        outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        terms = {}
+        for i, (loss, normalizer) in enumerate(zip(losses, normalizers, strict=True)):
+            terms |= loss(outputs, constants, part, normalizer, jax.random.fold_in(keys["loss"], i))
+        total = sum(terms.values())
+        states = _measure(jax.lax.stop_gradient(outputs), part["label"])
+        return total, (updates["batch_stats"], {"loss": total, **terms, "metrics": states})
+
+    def _measure(outputs, label):
+        if not metrics:
+            return ()
+        scores = model.scores(outputs, label.shape[1:3])
+        return tuple(metric.update(metric.init(len(label)), scores, label) for metric in metrics)
+
+    def train_step(state, batch):
+        normalizers = tuple(loss.normalizer(batch) for loss in losses)
+        keys = {name: jax.random.fold_in(stream(config.seed, name), state.step) for name in ("dropout", "loss")}
+
+        def gradients(batch_stats, keys, part):
+            gradient = jax.grad(loss_of, has_aux=True)
+            return gradient(state.params, batch_stats, state.constants, keys, part, normalizers)
+
+        if config.accumulate == 1:
+            grads, (batch_stats, measured) = gradients(state.batch_stats, keys, batch)
+        else:
+            grads, batch_stats, measured = accumulated(gradients, state.batch_stats, keys, batch, config.accumulate)
+        measured |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree_utils.tree_norm(grads)}
+        return train_state.update(state, grads, batch_stats, tx, config.ema_decay), measured
+
+    return train_step
+
+
+def accumulated(gradients, batch_stats, keys, batch, count: int):
+    """The sums of `gradients` over `count` parts of a batch, one after the other; the running statistics follow along.
+
+    Part i is made of images i, i + count, ...: each device splits its own images, and none moves.
+    """
+    parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add(carry, part):
+        batch_stats, sums = carry
+        own = {name: jax.random.fold_in(key, part[0]) for name, key in keys.items()}
+        grads, (batch_stats, measured) = gradients(batch_stats, own, part[1])
+        return (batch_stats, jax.tree.map(jnp.add, sums, (grads, measured))), None
+
+    head = jax.tree.map(lambda x: x[0], parts)
+    grads, (_, measured) = jax.eval_shape(gradients, batch_stats, keys, head)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, measured))
+    (batch_stats, (grads, measured)), _ = jax.lax.scan(add, (batch_stats, zeros), (jnp.arange(count), parts))
+    return grads, batch_stats, measured

@@ -1,0 +1,186 @@
+"""Calibration measures exactly, in nesting order, and changes nothing else."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from se_jax.equalizer import calibrate
+from se_jax.models.segmenter import normalize
+from tests import tiny
+
+
+def batches(side=65, first=0):
+    return [{"image": tiny.images(8, side, seed)} for seed in range(first, first + 2)]
+
+
+BATCHES = batches()
+
+
+def fresh(model, side=65):
+    """Variables as training starts from them."""
+    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, side, side, 3)))
+
+
+def fresh_batches(side=65):
+    return batches(side, first=10)
+
+
+@pytest.fixture(scope="module", params=tiny.HEADS)
+def calibrated(request):
+    """(explicit network, its variables before and after calibration, the rows measured, side) for every head."""
+    model, side = tiny.network(request.param, "explicit"), tiny.sides(request.param)[0]
+    variables = fresh(model, side)
+    after, rows = calibrate.calibrate(model, variables, lambda: batches(side))
+    return model, variables, after, rows, side
+
+
+def test_every_branch_of_every_site_is_measured_in_nesting_order(calibrated):
+    model, _, _, rows, _ = calibrated
+    assert tuple(dict.fromkeys(row.site for row in rows)) == model.equalized_sites
+    for site in model.equalized_sites:
+        assert max(row.ratio for row in rows if row.site == site) == 1.0
+
+
+def test_nothing_but_the_equalizer_changes(calibrated):
+    _, before, after, _, _ = calibrated
+    for collection in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, before[collection], after[collection])
+
+
+def test_equalized_branches_have_mean_0_and_std_1(calibrated):
+    """On the very images that were measured to float32's rounding, on fresh ones within the sampling error."""
+    model, _, after, _, side = calibrated
+    for row in calibrate.measure(model, after, lambda: batches(side)):
+        if row.site in model.equalized_sites:
+            assert abs(row.mean) < 1e-4
+            assert abs(row.std - 1) < 1e-4
+    for row in calibrate.measure(model, after, lambda: fresh_batches(side)):
+        if row.site in model.equalized_sites:
+            # a pooled 1x1 branch has no more than 16 images x 8 channels of values
+            assert abs(row.mean) < 0.3
+            assert abs(row.std - 1) < 0.3
+
+
+def test_eight_devices_measure_what_one_measures(calibrated):
+    model, variables, _, rows, side = calibrated
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    sharded = [jax.device_put(batch, sharding) for batch in batches(side)]
+    spread = jax.device_put(variables, jax.NamedSharding(mesh, jax.P()))
+    _, sharded_rows = calibrate.calibrate(model, spread, lambda: sharded, mesh=mesh)
+    for one, eight in zip(rows, sharded_rows, strict=True):
+        assert (one.site, one.branch) == (eight.site, eight.branch)
+        np.testing.assert_allclose(eight.std, one.std, rtol=3e-6)
+        np.testing.assert_allclose(eight.mean, one.mean, rtol=1e-6, atol=1e-6 * one.std)  # behind BatchNorm it is 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), channels=st.integers(1, 4), offset=st.sampled_from([0.0, 1e3]))
+def test_moments_do_not_depend_on_the_grouping(data, channels, offset):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    values = rng.normal(offset, 1, (24, channels))
+    cuts = sorted(data.draw(st.sets(st.integers(1, 23), max_size=5)))
+    moments = calibrate.Moments()
+    for group in np.split(values, cuts):
+        moments.merge(len(group), group.mean(0), ((group - group.mean(0)) ** 2).sum(0))
+    np.testing.assert_allclose(moments.whole(), (values.mean(), values.std()), rtol=1e-12)
+    np.testing.assert_allclose(moments.channel(), (values.mean(0), values.std(0)), rtol=1e-12)
+
+
+def test_statistics_are_those_of_the_resized_branches():
+    """Against numpy in float64, on what a plain PSPHead concatenates."""
+    model = tiny.network("psp", "explicit")
+    variables = fresh(model)
+    _, rows = calibrate.calibrate(model, variables, lambda: BATCHES[:1])
+
+    def concatenated(module, _):
+        return module.name == "ppm"
+
+    forward = functools.partial(
+        model.with_equalizer(mode="none").apply,
+        train=True,
+        mutable=["intermediates"],
+        capture_intermediates=concatenated,
+    )
+    _, state = jax.jit(forward)(variables, normalize(jnp.asarray(BATCHES[0]["image"])))
+    fused = np.asarray(jax.tree.leaves(state["intermediates"])[0], np.float64)
+    widths = [32] + [8] * 4
+    for row, branch in zip(rows, np.split(fused, np.cumsum(widths)[:-1], axis=-1), strict=True):
+        np.testing.assert_allclose((row.mean, row.std), (branch.mean(), branch.std()), rtol=2e-6)
+
+
+def test_filler_images_are_not_measured():
+    """The filler takes part in the batch's BatchNorm, as it must in any batch, but not in the moments."""
+    model = tiny.network("fcn", "explicit")
+    variables = fresh(model)
+    image = tiny.images(8)
+    valid = np.arange(8) < 5
+    filled = {"image": image, "valid": valid}
+    _, rows = calibrate.calibrate(model, variables, lambda: [filled])
+    forward = jax.jit(functools.partial(model.apply, train=True, mutable=["moments"]))
+    _, updates = forward(variables, normalize(jnp.asarray(image)))
+    level0 = updates["moments"]["decoder"]["convs_0"]["resize_concat"]["0_level0"]
+    np.testing.assert_allclose(rows[0].mean, np.mean(level0["mean"][valid]), rtol=1e-6)
+
+
+def test_channel_statistics_normalise_each_channel():
+    model = tiny.network("fcn", "explicit", statistics="channel")
+    variables = fresh(model)
+    after, _ = calibrate.calibrate(model, variables, lambda: BATCHES)
+    site = after["equalizer"]["decoder"]["convs_0"]["resize_concat"]
+    assert np.ptp(site["3_level3"]["std"]) > 0
+    assert all(abs(row.std - 1) < 1e-4 for row in calibrate.measure(model, after, lambda: BATCHES))
+
+
+def test_equalize_prepares_every_mode():
+    variables = fresh(tiny.network("psp"))
+    images = normalize(jnp.asarray(tiny.images(seed=5)))
+    logits = {}
+    for mode in ("none", "explicit", "folded"):
+        model = tiny.network("psp", mode)
+        ready, rows = calibrate.equalize(model, variables, lambda: BATCHES, fresh=fresh_batches)
+        assert ("equalizer" in ready) == (mode == "explicit")
+        assert bool(rows) == (mode != "none")
+        assert all(abs(row.checked_mean) < 0.3 and abs(row.checked_std - 1) < 0.3 for row in rows)
+        logits[mode] = jax.jit(model.apply)(ready, images)["logits"]
+    assert jnp.abs(logits["explicit"] - logits["folded"]).max() <= 1e-5 * logits["explicit"].std()
+    assert jnp.abs(logits["explicit"] - logits["none"]).max() > 1e-3 * logits["none"].std()
+
+
+def test_dead_branch_is_named():
+    model = tiny.network("psp", "explicit")
+    variables = fresh(model)
+    scale = variables["params"]["decoder"]["psp_modules_2"]["bn"]["scale"]
+    variables["params"]["decoder"]["psp_modules_2"]["bn"]["scale"] = jnp.zeros_like(scale)
+    with pytest.raises(ValueError, match="site 'ppm', branch 'pool3'.*no variance"):
+        calibrate.calibrate(model, variables, lambda: BATCHES)
+
+
+def test_non_finite_branch_is_named():
+    model = tiny.network("aspp", "explicit")
+    variables = fresh(model)
+    bias = variables["params"]["decoder"]["aspp_modules_1"]["bn"]["bias"]
+    variables["params"]["decoder"]["aspp_modules_1"]["bn"]["bias"] = bias.at[0].set(jnp.nan)
+    with pytest.raises(ValueError, match="site 'aspp', branch 'dilation2'.*not finite"):
+        calibrate.calibrate(model, variables, lambda: BATCHES)
+
+
+def test_no_images_is_an_error():
+    model = tiny.network("aspp", "explicit")
+    variables = fresh(model)
+    with pytest.raises(ValueError, match="no batch of images"):
+        calibrate.calibrate(model, variables, lambda: [])
+
+
+def test_table_and_picture(calibrated, tmp_path):
+    _, _, _, rows, _ = calibrated
+    text = calibrate.table(rows)
+    assert len(text.splitlines()) == len(rows) + 1
+    assert all(row.branch in text for row in rows)
+    calibrate.plot(rows, tmp_path / "equalizer.png")
+    assert (tmp_path / "equalizer.png").read_bytes().startswith(b"\x89PNG")

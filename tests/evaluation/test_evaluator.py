@@ -1,0 +1,227 @@
+"""Whole-image evaluation: the reference's numbers, every image once, the same counts on any number of devices."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+from data_pipelines.labels import LabelSpec
+from data_pipelines.sources import Source
+from se_jax import parallel
+from se_jax.config import recipes
+from se_jax.evaluation import evaluator as evaluate
+from se_jax.evaluation import inference, metrics, worst
+from se_jax.models import FCNHead, ResNet, Segmenter, build
+
+CLASSES = 4
+LABELS = LabelSpec.create(("a", "b", "c", "d"), ((255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)))
+
+
+class MixedSource(Source):
+    """Pictures of several sizes, kept in memory."""
+
+    def __init__(self, sizes):
+        super().__init__("mixed")
+        random = np.random.default_rng(0)
+        self.images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+        self.labels = [random.choice(np.array([0, 1, 2, 255], np.uint8), size) for size in sizes]  # class 3: nowhere
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image, label = self.images[index], self.labels[index]
+        head = b" %d %d 255\n" % (label.shape[1], label.shape[0])
+        return b"P6" + head + image.tobytes(), b"P5" + head + label.tobytes(), f"mixed {index}"
+
+    def size(self, index):
+        return self.labels[index].shape
+
+
+def shapes_of(model):
+    """Shapes of a network's variables; quicker than drawing them."""
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A tiny network with random weights, large enough for its predictions to vary."""
+    model = Segmenter(ResNet(18, width=8), FCNHead(num_classes=CLASSES, channels=8, num_convs=1, concat_input=False))
+    random = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            return random.normal(0, np.prod(leaf.shape[:3]) ** -0.5, leaf.shape).astype(np.float32)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    return model, jax.tree_util.tree_map_with_path(draw, shapes_of(model))
+
+
+@pytest.fixture(scope="module")
+def source():
+    return MixedSource([(24, 32)] * 5 + [(32, 24)] * 4 + [(24, 32)] * 2)
+
+
+def config(batch_size=3, scale=None):
+    return ConfigDict({"batch_size": batch_size, "scale": scale})
+
+
+@pytest.fixture(scope="module")
+def counted(network, source):
+    """What is found on one device."""
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    return evaluate.evaluate(*network, source, LABELS, config(), mesh)
+
+
+@pytest.fixture(scope="module")
+def predictions(network, source):
+    """Class ids of every image, one by one."""
+    programs = inference.build(network[0], inference.Protocol())
+    return [programs.class_ids(network[1], image[None])[0] for image in source.images]
+
+
+def test_every_labelled_pixel_is_counted_once(counted, source):
+    counted = counted.confusion
+    labels = np.concatenate([label.ravel() for label in source.labels])
+    assert counted.dtype == np.int64
+    np.testing.assert_array_equal(counted.sum(1), [np.sum(labels == k) for k in range(CLASSES)])
+    assert (counted.sum(0) > 0).sum() >= 2  # the network does not say one class everywhere
+
+
+def test_it_is_the_sum_over_images_one_by_one(predictions, counted, source):
+    total = sum(
+        np.asarray(metrics.confusion_matrix(mask, label, CLASSES))
+        for mask, label in zip(predictions, source.labels, strict=True)
+    )
+    np.testing.assert_array_equal(total, counted.confusion)
+
+
+def test_the_worst_images_are_those_that_one_finds_by_looking_at_all(predictions, counted, source):
+    table = counted.worst.table(LABELS.names, source)
+    for k, name in enumerate(LABELS.names):
+        all_of_them = []
+        for i, (mask, label) in enumerate(zip(predictions, source.labels, strict=True)):
+            kept = label != 255
+            right, either = (np.sum(f(label == k, mask == k) & kept) for f in (np.logical_and, np.logical_or))
+            if either:
+                all_of_them.append((right / either, int(right - either), i))
+        expected = [(i, score, -wrong) for score, wrong, i in sorted(all_of_them)[:3]]
+        assert [(entry["index"], entry["iou"], entry["wrong"]) for entry in table[name]] == expected
+        assert all(entry["image"] == f"mixed {entry['index']}" for entry in table[name])
+    assert len(table["a"]) == 3
+
+
+@pytest.mark.parametrize("devices, batch_size", [(8, 8), (8, 3), (1, 11)])
+def test_devices_and_batch_size_change_nothing(network, source, counted, devices, batch_size):
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    found = evaluate.evaluate(*network, source, LABELS, config(batch_size), mesh)
+    np.testing.assert_array_equal(found.confusion, counted.confusion)
+    np.testing.assert_array_equal(found.worst.entries, counted.worst.entries)
+    assert found.images == 11 and found.fillers == sum(-count % max(batch_size, devices) for count in (7, 4))
+
+
+def test_a_second_evaluation_compiles_nothing(network, source, counted):
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    programs = inference.build(network[0], inference.Protocol(), mesh)
+    before = dict(programs.compilations)
+    assert before["network"] >= 2  # the two image sizes
+    evaluate.evaluate(*network, source, LABELS, config(), mesh)
+    assert programs.compilations == before
+
+
+@pytest.mark.parametrize("devices, batch_size", [(8, 8), (1, 1)])
+def test_windows_and_views_count_every_pixel_once(network, devices, batch_size):
+    """One size of windows in all views: one compilation of the network."""
+    source = MixedSource([(24, 32), (32, 24), (24, 32)])
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    options = ConfigDict({"mode": "slide", "window": (12, 12), "stride": (9, 9), "tta": True, "batch_size": batch_size})
+    found = evaluate.evaluate(*network, source, LABELS, options, mesh).confusion
+    programs = inference.build(network[0], inference.protocol(options))
+    variables = jax.device_put(network[1], parallel.replicated(programs.mesh))
+    expected = sum(
+        np.asarray(metrics.confusion_matrix(programs.class_ids(variables, image[None]), label[None], CLASSES))
+        for image, label in zip(source.images, source.labels, strict=True)
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert programs.compilations["network"] == 1
+
+
+def test_another_number_of_classes_is_refused(network, source):
+    labels = LabelSpec.create(("a", "b"), ((255, 0, 0), (0, 255, 0)))
+    with pytest.raises(ValueError, match="network has 4 classes, but the data set has 2"):
+        evaluate.evaluate(*network, source, labels, config(), parallel.make_mesh())
+
+
+def test_result_and_table():
+    confusion = np.array([[6, 2, 0], [0, 0, 0], [0, 0, 0]])
+    outcome = evaluate.result(confusion, ("sky", "road", "car"), step=3)
+    assert outcome["iou"] == {"sky": 0.75, "road": 0.0, "car": None} and outcome["step"] == 3
+    assert outcome["acc"]["road"] is None and outcome["miou"] == 0.375
+    assert json.loads(json.dumps(outcome, allow_nan=False)) == outcome
+    table = evaluate.table(outcome)
+    assert "75.00" in table and "37.50" in table and len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_samples_hold_image_truth_and_prediction(network, source, tmp_path):
+    model, variables = network
+    mesh = parallel.make_mesh(devices=jax.devices())
+    files = {tmp_path / "s.npz": evaluate.spread(11, 3), tmp_path / "w.npz": [5, 5]}
+    evaluate.write_pictures(files, model, variables, source, LABELS, config(), mesh)
+    with np.load(tmp_path / "w.npz") as found:
+        assert [n for n in found.files if n.startswith("image_")] == ["image_5"]
+    with np.load(tmp_path / "s.npz") as found:
+        assert [n for n in found.files if n.startswith("image_")] == ["image_0", "image_5", "image_10"]
+        np.testing.assert_array_equal(found["image_5"], source.images[5])
+        np.testing.assert_array_equal(found["truth_5"], source.labels[5])
+        expected = inference.build(model, inference.Protocol()).class_ids(variables, source.images[5][None])[0]
+        np.testing.assert_array_equal(found["prediction_5"], expected)
+        assert found["names"].tolist() == list(LABELS.names)
+
+
+def test_run_prints_a_table_and_writes_the_result(tmp_path, capsys):
+    config = recipes.load("shapes_aspp")
+    config.model.encoder.width = 8
+    config.data.update(num_train=1, num_val=2, image_size=(32, 32), crop=(32, 32))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes_of(build(config.model)))
+    evaluate.run(config, variables, tmp_path, "last")
+    printed = capsys.readouterr().out
+    outcome = json.loads((tmp_path / "evaluation.json").read_text())
+    assert outcome["images"] == 2 and outcome["checkpoint"] == "last" and len(outcome["iou"]) == 9
+    assert outcome["protocol"] == dataclasses.asdict(inference.Protocol())
+    assert all(name in printed for name in (*outcome["iou"], "mean", "network 1", "evaluation.json", "evaluation.html"))
+    with np.load(tmp_path / "evaluation_confusion.npz") as arrays:
+        assert evaluate.result(arrays["confusion"], arrays["names"].tolist())["iou"] == outcome["iou"]
+    with np.load(tmp_path / "evaluation_worst.npz") as arrays:
+        assert (
+            {f"image_{i}" for i in worst.indices(outcome)}
+            == {n for n in arrays.files if n.startswith("image_")}
+            != set()
+        )
+    assert outcome["fillers"] == 6  # eight devices share the two images
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_options_that_are_none_can_be_set():
+    config = evaluate._open_ended(ConfigDict({"eval": {"scale": None, "batch_size": 2}}))
+    assert config.eval.scale is None
+    config.eval.scale = (64, 32)
+    assert inference.protocol(config.eval).scale == (64, 32)
+
+
+def test_a_run_from_before_an_option_has_its_default():
+    config = evaluate._open_ended(evaluate._complete(ConfigDict({"eval": {"scale": (64, 32), "batch_size": 2}})))
+    assert inference.protocol(config.eval) == inference.Protocol(scale=(64, 32))
+    config.eval.update(tta=True, mode="slide", window=(8, 8), stride=(8, 8))
+    assert inference.protocol(config.eval) == inference.Protocol("slide", (8, 8), (8, 8), True, (64, 32))
+
+
+@pytest.mark.parametrize("arguments, message", [((), "--workdir=DIR"), (("--workdir=nowhere",), "nowhere/config.json")])
+def test_the_command_line_names_a_missing_workdir(monkeypatch, arguments, message):
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    with pytest.raises(SystemExit, match=message):
+        evaluate.main(["evaluate", *arguments])

@@ -1,0 +1,143 @@
+"""Prediction with a finished run: masks, overlays, and an error for everything that can be wrong."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import se_jax
+from se_jax.config import recipes
+from se_jax.evaluation import inference
+from se_jax.evaluation import predictor as predict
+from se_jax.models import build
+
+NAMES = tuple("abcdefghi")
+PALETTE = np.arange(27, dtype=np.uint8).reshape(9, 3) * 9
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(config, random variables) of a tiny network."""
+    config = recipes.load("shapes_aspp")
+    config.model.encoder.width = 8
+    config.model.equalizer.mode = "none"
+    shapes = jax.eval_shape(build(config.model).init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    random = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            return random.normal(0, np.prod(leaf.shape[:3]) ** -0.5, leaf.shape).astype(np.float32)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    return config, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture
+def workdir(trained, tmp_path, monkeypatch):
+    """A run's directory; the checkpoint itself is given by hand."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "labels.json").write_text(json.dumps({"names": NAMES, "palette": PALETTE.tolist()}))
+    monkeypatch.setattr(predict.checkpoints, "load_for_inference", lambda workdir, which: trained)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three pictures of two sizes, one in a sub-folder, and a file that is none."""
+    random = np.random.default_rng(0)
+    path = tmp_path / "pictures"
+    (path / "more").mkdir(parents=True)
+    for name, size in (("one.png", (24, 32)), ("two.jpg", (32, 24)), ("more/one.png", (24, 32))):
+        Image.fromarray(random.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path / name)
+    (path / "notes.txt").write_text("no picture")
+    return path
+
+
+def test_predict_is_what_the_evaluation_computes(workdir, trained, folder):
+    predictor = se_jax.load(workdir)
+    image = predict.read_image(folder / "one.png")
+    mask = predictor.predict(image)
+    assert mask.shape == (24, 32) and mask.dtype == np.uint8 and len(np.unique(mask)) > 1
+    config, variables = trained
+    expected = inference.build(build(config.model), inference.Protocol()).class_ids(variables, image[None])[0]
+    np.testing.assert_array_equal(mask, expected)
+    assert predictor.names == NAMES
+
+
+def test_learnt_fusion_weights_are_constants():
+    config = recipes.load("shapes_eseg")
+    shapes = jax.eval_shape(build(config.model).init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    predictor = predict.Predictor(config, variables, NAMES, PALETTE)
+    weights = predictor._variables["params"]["decoder"]["sum"]
+    assert weights.keys() == {"weights"}
+    np.testing.assert_allclose(weights["weights"], np.full((6, 32), 1 / 6), rtol=1e-6)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((1, 4, 4, 3), np.uint8)])
+def test_another_kind_of_image_is_refused(workdir, image):
+    with pytest.raises(ValueError, match="uint8"):
+        se_jax.load(workdir).predict(image)
+
+
+def test_a_folder_gives_masks_and_overlays(workdir, folder, tmp_path):
+    predictor, output = predict.load(workdir), tmp_path / "out" / "deep"
+    done, errors = predict.predict_files(predictor, folder, output)
+    assert (done, errors) == (3, [])
+    found = sorted(str(path.relative_to(output)) for path in output.rglob("*.png"))
+    names = ["more/one_mask.png", "more/one_overlay.png", "one_mask.png"]
+    assert found == [*names, "one_overlay.png", "two_mask.png", "two_overlay.png"]
+    with Image.open(output / "two_mask.png") as picture:
+        assert picture.mode == "P" and picture.size == (24, 32)
+        mask = predictor.predict(predict.read_image(folder / "two.jpg"))
+        np.testing.assert_array_equal(np.asarray(picture), mask)
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), PALETTE[mask])
+    image = predict.read_image(folder / "one.png").astype(float)
+    overlay = np.asarray(Image.open(output / "one_overlay.png")).astype(float)
+    colors = PALETTE[np.asarray(Image.open(output / "one_mask.png"))]
+    assert np.abs(overlay - (image + colors) / 2).max() <= 0.5
+
+
+def test_output_below_the_input_is_not_predicted_again(workdir, folder):
+    predictor = predict.load(workdir)
+    for _ in range(2):
+        assert predict.predict_files(predictor, folder, folder / "out")[0] == 3
+
+
+def test_one_file_and_equal_stems(workdir, folder, tmp_path):
+    predictor = predict.load(workdir)
+    assert predict.predict_files(predictor, folder / "two.jpg", tmp_path / "a") == (1, [])
+    (folder / "one.jpg").write_bytes((folder / "two.jpg").read_bytes())
+    predict.predict_files(predictor, folder, tmp_path / "b")
+    assert {path.name for path in (tmp_path / "b").glob("one*_mask.png")} == {"one_mask.png", "one.png_mask.png"}
+
+
+def test_unreadable_files_are_named_and_the_others_done(workdir, folder, tmp_path):
+    (folder / "two.jpg").write_bytes((folder / "two.jpg").read_bytes()[:300])
+    (folder / "zero.png").write_bytes(b"nothing of the kind")
+    done, errors = predict.predict_files(predict.load(workdir), folder, tmp_path / "out")
+    assert done == 2 and len(errors) == 2
+    assert "two.jpg is a truncated or damaged image" in errors[0] and "zero.png is not an image" in errors[1]
+
+
+def test_missing_things_are_named(workdir, trained, folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is no directory"):
+        predict.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        predict.find_images(folder / "three.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no image below"):
+        predict.find_images(tmp_path / "empty")
+    with pytest.raises(OSError, match="cannot be written"):
+        predict.predict_files(predict.load(workdir), folder, folder / "notes.txt")
+    (workdir / "labels.json").unlink()
+    with pytest.raises(FileNotFoundError, match="labels.json"):
+        predict.load(workdir)
+
+
+def test_a_workdir_without_a_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        predict.load(tmp_path)

@@ -1,0 +1,337 @@
+"""The training step against the PyTorch reference, and whole tiny runs on generated shapes."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_jax import checkpoints, parallel
+from se_jax.config import datasets, options
+from se_jax.equalizer import calibrate
+from se_jax.importers import import_weights
+from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, build
+from se_jax.training import loop as train
+from se_jax.training import optimizers, state
+
+# ---- The step ----
+
+
+def step_config():
+    """What the reference's tiny case was trained with."""
+    config = options.get_config()
+    config.num_steps = 11
+    config.optimizer.min_learning_rate = 0.0
+    config.loss.average = "all"
+    return config
+
+
+@pytest.fixture(scope="module")
+def reference(golden):
+    """The reference's network, its variables, its three batches, and the case itself."""
+    case = golden("train_sgd_tiny")
+    model = Segmenter(
+        ResNet(depth=18, width=8),
+        PSPHead(num_classes=5, channels=16, dropout=0.0),
+        FCNHead(num_classes=5, channels=8, in_index=2, num_convs=1, concat_input=False, dropout=0.0),
+    )
+    template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    batches = []
+    for step in range(3):
+        pictures = [case[f"in/{step}/img_bgr_u8/{i}"][..., ::-1] for i in range(2)]
+        sizes = np.array([p.shape[:2] for p in pictures], np.int32)
+        padded = [np.pad(p, ((0, 64 - h), (0, 64 - w), (0, 0))) for p, (h, w) in zip(pictures, sizes, strict=True)]
+        batches.append({"image": np.stack(padded), "size": sizes, "label": case[f"in/{step}/label"]})
+    return model, template, batches, case
+
+
+def trained(model, variables, batches, config, devices=1, jit=parallel.jit_once):
+    """(state after each batch, what each step measured), on the given number of devices; compiled fast, not well."""
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    tx, schedule = optimizers.build(config.optimizer, config.num_steps)
+    current = jax.device_put(state.create(variables, tx), parallel.replicated(mesh))
+    step = jit(train.make_train_step(model, tx, schedule, config))
+    states, measured = [], []
+    for batch in batches:
+        current, values = step(current, parallel.shard_batch(mesh, batch))
+        states.append(current)
+        measured.append(jax.device_get(values))
+    return states, measured
+
+
+def largest_error(actual, expected):
+    """max over the leaves of max|difference| / std of the expected leaf."""
+
+    def error(a, e):
+        return np.abs(np.asarray(a) - np.asarray(e)).max() / max(np.std(e), 1e-8)
+
+    return max(jax.tree.leaves(jax.tree.map(error, actual, expected)))
+
+
+def test_three_steps_of_sgd_are_the_references(reference):
+    model, template, batches, case = reference
+    before = import_weights(model, case.group("sd"), template)
+    states, measured = trained(model, before, batches, step_config(), jit=parallel.jit)
+
+    for ours, theirs in zip(measured, case.meta["history"], strict=True):
+        np.testing.assert_allclose(ours["learning_rate"], theirs["lr"], rtol=1e-6)
+        np.testing.assert_allclose(ours["loss"], theirs["total"], rtol=5e-6)
+        np.testing.assert_allclose(ours["loss_decoder"], theirs["decode.loss_ce"], rtol=5e-6)
+        np.testing.assert_allclose(ours["loss_auxiliary"], theirs["aux.loss_ce"], rtol=5e-6)
+        np.testing.assert_allclose(100 * ours["accuracy"], theirs["decode.acc_seg"], rtol=1e-3)
+
+    # The losses above agree to float32. Weights and gradients have its noise, which BatchNorm over two values (a pooled
+    # branch) and a ReLU that flips between steps amplify; run in float64 they are within 6e-6 std of the reference's.
+    momentum = jax.tree.leaves(states[0].opt_state, is_leaf=lambda x: isinstance(x, dict))[0]
+    grads = jax.tree.map(lambda m, p: m - 5e-4 * p, momentum, before["params"])
+    running = {name: value for name, value in case.group("sd").items() if "running" in name}
+    expected = import_weights(model, case.group("grad") | running, template)["params"]
+    assert largest_error(grads, expected) < 5e-3
+    after = import_weights(model, case.group("after"), template)
+    assert largest_error(states[-1].params, after["params"]) < 1e-3
+    assert largest_error(states[-1].batch_stats, after["batch_stats"]) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small network of two levels of everything, its variables, and a batch of 8 images with ignored pixels."""
+    model = Segmenter(
+        ResNet(depth=18, width=4),
+        PSPHead(num_classes=3, channels=4, pool_scales=(1, 2), dropout=0.0),
+        FCNHead(num_classes=3, channels=4, in_index=2, num_convs=1, concat_input=False, dropout=0.0),
+    )
+    variables = parallel.jit_once(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, (8, 32, 32)).astype(np.uint8)
+    label[:3] = 255  # parts and devices with few or no counted pixels
+    label[:, 20:] = 255
+    image = rng.integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
+    return model, variables, {"image": image, "label": label, "size": np.full((8, 2), 32, np.int32)}
+
+
+def test_eight_devices_compute_what_one_does(small):
+    model, variables, batch = small
+    one, measured_one = trained(model, variables, [batch], step_config(), devices=1)
+    eight, measured_eight = trained(model, variables, [batch], step_config(), devices=8)
+    for name, value in measured_one[0].items():
+        np.testing.assert_allclose(measured_eight[0][name], value, rtol=2e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), eight[0].params, one[0].params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), eight[0].batch_stats, one[0].batch_stats)
+
+
+def test_accumulation_gives_the_whole_batchs_gradient(small):
+    model, variables, batch = small
+    # with images 0, 0, 1, 1, ... both parts hold the same images, so BatchNorm sees in each what it sees in the whole
+    twice = {name: np.repeat(array[2:6], 2, axis=0) for name, array in batch.items()}
+    config = step_config()
+    config.loss.average = "valid"
+    whole, measured_whole = trained(model, variables, [twice], config)
+    config.accumulate = 2
+    parts, measured_parts = trained(model, variables, [twice], config)
+    for name, value in measured_whole[0].items():
+        np.testing.assert_allclose(measured_parts[0][name], value, rtol=2e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), parts[0].params, whole[0].params)
+
+
+def test_bfloat16_is_for_the_network_alone():
+    """Parameters, running statistics, gradients and loss stay float32; remat changes no shape."""
+    config = datasets.shapes(options.decoder("aspp", channels=4, dilations=(1, 2)), width=4)
+    config.model.update(dtype="bfloat16", remat=True)
+    config.accumulate = 2
+    model = build(config.model).with_equalizer(mode="none")
+    tx, schedule = optimizers.build(config.optimizer, 10)
+    shapes = jax.eval_shape(lambda: state.create(model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))), tx))
+    batch = {"image": (4, 32, 32, 3), "label": (4, 32, 32), "size": (4, 2)}
+    dtypes = {"image": jnp.uint8, "label": jnp.uint8, "size": jnp.int32}
+    batch = {name: jax.ShapeDtypeStruct(shape, dtypes[name]) for name, shape in batch.items()}
+    after, measured = jax.eval_shape(train.make_train_step(model, tx, schedule, config), shapes, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+    assert {x.dtype for x in jax.tree.leaves((after.params, after.batch_stats, measured))} == {jnp.dtype("float32")}
+
+
+def test_streams_differ_by_name_and_seed():
+    keys = [train.stream(*of) for of in ((0, "params"), (0, "dropout"), (1, "params"))]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 3
+
+
+# ---- Whole runs ----
+
+
+def run_config(**model_changes):
+    """Seven steps on generated shapes with a very small network, on all eight devices."""
+    config = datasets.shapes(options.decoder("aspp", channels=4, dilations=(1, 2)), width=4)
+    config.num_steps = 7
+    config.ema_decay = 0.5
+    config.data.update(image_size=(32, 32), crop=(32, 32), num_train=16, num_val=3, batch_size=8)
+    config.eval.update(every_steps=3, batch_size=8)
+    config.checkpoint.every_steps = 2
+    config.log.every_steps = 1
+    config.calibration.max_images = 8
+    config.model.auxiliary.channels = 4
+    config.model.equalizer.update(model_changes)
+    return config
+
+
+def read_history(workdir):
+    return [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+
+
+def last_state(workdir):
+    """Everything in the last checkpoint, by path, as bytes."""
+    store = checkpoints.Checkpoints(workdir)
+    metadata = store.manager.item_metadata(store.last)
+    here = parallel.replicated(parallel.make_mesh())
+
+    def read(item):
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), metadata[item])
+        args = checkpoints.ocp.args.Composite(**{item: checkpoints.ocp.args.StandardRestore(target)})
+        return store.manager.restore(store.last, args=args)[item]
+
+    leaves = jax.tree_util.tree_leaves_with_path({item: read(item) for item in ("variables", "progress")})
+    store.close()
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """(workdir, result) of a run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, train.train_and_evaluate(run_config(), workdir)
+
+
+def test_a_run_leaves_everything_behind(whole_run):
+    workdir, result = whole_run
+    names = ("config.json", "environment.json", "equalizer.json", "equalizer.png", "history.jsonl", "labels.json")
+    for name in (*names, "metrics.json", "report.html", "samples.npz", "confusion.npz", "worst.npz"):
+        assert (workdir / name).stat().st_size > 0, name
+    assert list(workdir.glob("events.out.tfevents*"))
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert metrics == result
+    assert (metrics["step"], metrics["images"], metrics["equalizer"]) == (7, 3, "explicit")
+    assert 0 <= metrics["miou"] <= 1
+    assert len(metrics["iou"]) == 9
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["devices"]["count"] == 8
+    assert environment["parameters"] > 1000
+    assert environment["flops_per_step"] > 1e6
+    rows = json.loads((workdir / "equalizer.json").read_text())["rows"]
+    assert [row["branch"] for row in rows] == ["image_pool", "dilation1", "dilation2"]
+
+
+def test_history_has_every_logged_step_and_evaluation(whole_run):
+    history = read_history(whole_run[0])
+    logged = [line for line in history if "loss" in line]
+    assert [line["step"] for line in logged] == [1, 2, 3, 4, 5, 6, 7]
+    assert [line["step"] for line in history if "miou" in line] == [3, 6, 7]
+    np.testing.assert_allclose(
+        [line["loss"] for line in logged], [line["loss_decoder"] + line["loss_auxiliary"] for line in logged], rtol=1e-6
+    )
+    assert logged[0]["learning_rate"] == pytest.approx(0.05)
+    assert logged[-1]["learning_rate"] == pytest.approx(1e-4)
+
+
+def test_the_best_and_the_last_checkpoints_can_be_loaded(whole_run):
+    for which in ("best", "last"):
+        _, variables = checkpoints.load_for_inference(whole_run[0], which)
+        assert sorted(variables) == ["batch_stats", "equalizer", "params"]
+
+
+def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(whole_run, tmp_path, monkeypatch):
+    prefetch = train.prefetch
+
+    def killing(batches, ahead=2):
+        for step, batch in enumerate(prefetch(batches, ahead), start=1):
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(train, "prefetch", killing)
+    assert train.train_and_evaluate(run_config(), tmp_path) is None
+    assert [line["step"] for line in read_history(tmp_path) if "loss" in line] == [1, 2, 3, 4, 5]
+    assert not (tmp_path / "metrics.json").exists()
+    with (tmp_path / "history.jsonl").open("a") as file:  # as a run leaves that died between two checkpoints
+        file.write('{"step": 6, "loss": 1.0}\n')
+
+    monkeypatch.setattr(train, "prefetch", prefetch)
+    monkeypatch.setattr(calibrate, "equalize", None)  # what was measured comes back with the checkpoint
+    workdir, expected = whole_run
+    result = train.train_and_evaluate(run_config(), tmp_path)
+    assert last_state(tmp_path) == last_state(workdir)
+    assert result == expected
+    assert read_history(tmp_path) == read_history(workdir)
+
+    # a finished run started again only reports
+    assert train.train_and_evaluate(run_config(), tmp_path) == expected
+    assert read_history(tmp_path) == read_history(workdir)
+
+
+def test_another_config_is_refused(whole_run):
+    config = run_config()
+    config.optimizer.learning_rate = 0.04
+    with pytest.raises(checkpoints.ConfigMismatch, match="optimizer.learning_rate: 0.05 -> 0.04"):
+        train.train_and_evaluate(config, whole_run[0])
+
+
+def test_the_arms_of_a_comparison_start_from_the_same_function(whole_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "jit", parallel.jit_once)
+    config = run_config(mode="folded")
+    config.num_steps = 1
+    train.train_and_evaluate(config, tmp_path)
+    explicit, folded = read_history(whole_run[0])[0], read_history(tmp_path)[0]
+    assert folded["loss"] == pytest.approx(explicit["loss"], rel=1e-4)
+    assert "equalizer" not in checkpoints.load_for_inference(tmp_path)[1]
+
+
+def test_a_run_starts_from_another_and_stops_where_it_diverges(whole_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "jit", parallel.jit_once)
+    config = run_config(mode="none")
+    config.init_from = str(whole_run[0])
+    config.optimizer.learning_rate = 1e30
+    config.log.every_steps = 100
+    with pytest.raises(train.NonFiniteLoss) as error:
+        train.train_and_evaluate(config, tmp_path)
+    message = str(error.value)
+    assert "training diverged at step 2" in message
+    assert "loss_decoder" in message
+    assert "Last good checkpoint: there is none yet" in message
+
+
+# ---- Options that cannot be ----
+
+
+def changed(**changes):
+    config = run_config()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data.batch_size": 12}, "data.batch_size is 12, .* over 8 devices .* multiple of 8, e.g. 8 or 16"),
+        ({"data.batch_size": 8, "accumulate": 2}, "in 2 parts .* multiple of 16, e.g. 16"),
+        ({"data.crop": (4, 32)}, r"data.crop is \(4, 32\); expected .* at least 8"),
+        ({"data.crop": (32,)}, r"data.crop is \(32,\)"),
+        ({"num_steps": 0}, "num_steps is below 1"),
+        ({"eval.every_steps": 0}, "eval.every_steps is below 1"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"loss.average": "mean"}, "loss.average is 'mean'; expected one of valid, all"),
+        ({"eval.scale": (3,)}, "eval.scale is"),
+        ({"optimizer.name": "adam"}, "optimizer.name is 'adam'"),
+        ({"mesh.model": 3}, "mesh.model is 3"),
+        ({"model.num_classes": 4}, "model.num_classes is 4, but the data set has 9 classes"),
+    ],
+)
+def test_options_that_cannot_be_are_named(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train.train_and_evaluate(changed(**changes), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/run cannot be written .* give another --workdir"):
+        train.train_and_evaluate(run_config(), tmp_path / "file" / "run")
