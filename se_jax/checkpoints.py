@@ -188,13 +188,13 @@ def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
     return config, {name: part for name, part in (tree | ({"params": ema} if ema else {})).items() if part}
 
 
-def init_from(path, variables: dict) -> dict:
+def init_from(path, variables: dict, constants=()) -> dict:
     """`variables` with the parameters (averaged, where kept) and running statistics of a trained network.
 
-    Constants that a decoder is born with come with the parameters that were trained for them; the statistics of
-    equalizers belong to the data and are measured anew.
+    The statistics of equalizers belong to the data and are measured anew.
 
     Args:
+      constants: collections that come with the parameters, which were trained for them; `Segmenter.constants`.
       path: a workdir, whose best checkpoint is taken, or the directory of one checkpoint, workdir/checkpoints/<step>.
         One of an encoder alone, as importing leaves it, fills the encoder.
 
@@ -206,7 +206,7 @@ def init_from(path, variables: dict) -> dict:
         tree = _read_variables(path.parent.parent, int(path.name))
     else:
         tree = _read_variables(path, "best")
-    loaded = {name: tree[name] for name in (*TRAINED, *variables) if name in tree}
+    loaded = {name: tree[name] for name in (*TRAINED, *constants) if name in tree}
     loaded["params"] = tree["ema"] or tree["params"]
     wanted = {name: variables.get(name, {}) for name in loaded}
     if loaded["params"].keys() == {"encoder"}:

@@ -32,8 +32,9 @@ CONVOLUTIONS = (("block", "conv"), ("block", "depthwise_conv", "conv"))
 
 
 def can_fold(variables) -> bool:
-    """Whether a convolution follows every equalized site, so that `fold` does not refuse."""
-    return all(_find_convolution(variables["params"], path) for path, _ in site_variables(variables["equalizer"]))
+    """Whether there are statistics and a convolution follows every equalized site, so that `fold` does not refuse."""
+    found = site_variables(variables.get("equalizer", {}))
+    return bool(found) and all(_find_convolution(variables["params"], path) for path, _ in found)
 
 
 def fold(variables):

@@ -15,6 +15,6 @@ def start_from(path, model, variables: dict) -> dict:
       FileNotFoundError: nothing of the kind there. ValueError: it does not fit the network; names what differs.
     """
     if not pathlib.Path(path).is_file():
-        return checkpoints.init_from(path, variables)
+        return checkpoints.init_from(path, variables, model.constants)
     imported = load(path, model.with_equalizer(mode="none"), variables)
     return jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), variables, imported.variables)

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 import data_pipelines
-from se_jax import checkpoints, parallel
+from se_jax import checkpoints, constants, losses, parallel
 from se_jax.config import datasets, options
 from se_jax.config import optimizers as recipes
 from se_jax.dupsampling import fit as dupsample_fit
-from se_jax.dupsampling import windows as dupsample
+from se_jax.dupsampling.windows import label_windows
 from se_jax.evaluation import predictor as predict
+from se_jax.losses.base import IGNORE
 from se_jax.models import build
-from se_jax.training import loop as train
-from se_jax.training import optimizers, state
+from se_jax.training import optimizers, start, state
+from se_jax.training.loop import train_and_evaluate
+from se_jax.training.step import make_train_step
 
 
 def tiny_config():
@@ -52,10 +54,10 @@ def trained(fitted, tmp_path_factory):
     """The workdir of a run of three steps."""
     workdir = tmp_path_factory.mktemp("run")
     config = tiny_config()
-    config.dupsampling_from = str(fitted[1])
+    config.constants_from = str(fitted[1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "jit", parallel.jit_once)
-        train.train_and_evaluate(config, workdir)
+        train_and_evaluate(config, workdir)
     return workdir
 
 
@@ -97,8 +99,8 @@ def test_labels_are_read_at_the_evaluations_size():
 
 def test_bilinear_is_what_resizing_the_shares_gives():
     label = np.random.default_rng(0).integers(0, 3, (12, 8)).astype(np.uint8)
-    label[:2, :3] = dupsample.IGNORE
-    windows = dupsample.label_windows(label, 4)
+    label[:2, :3] = IGNORE
+    windows = label_windows(label, 4)
     shares = np.eye(256)[windows].sum(2)[..., :3]
     shares /= shares.sum(-1, keepdims=True)
     scores = jax.image.resize(shares, (12, 8, 3), "linear", antialias=False)
@@ -116,11 +118,11 @@ def test_all_codes_reconstruct_every_window():
 
 def test_training_leaves_the_fitted_decoder_as_it_is(fitted, trained):
     _, variables = checkpoints.load_for_inference(trained)
-    constants = variables["dupsampling"]["decoder"]["dupsample"]
-    with np.load(fitted[1] / "dupsampling.npz") as arrays:
-        assert sorted(arrays) == sorted(constants)
-        for name, value in constants.items():
-            np.testing.assert_array_equal(value, arrays[name])
+    fit = variables["dupsampling"]["decoder"]["dupsample"]
+    with np.load(fitted[1] / "constants.npz") as arrays:
+        assert sorted(arrays) == [f"dupsampling/decoder/dupsample/{name}" for name in sorted(fit)]
+        for name, value in fit.items():
+            np.testing.assert_array_equal(value, arrays[f"dupsampling/decoder/dupsample/{name}"])
     assert variables["params"]["decoder"]["dupsample"]["log_temperature"] != 0
     assert "equalizer" in variables
     predictor = predict.load(trained)
@@ -132,15 +134,12 @@ def test_a_run_resumes_without_the_fit(trained, tmp_path):
     config = checkpoints.load_config(trained)
     model = build(config.model)
     tx, _ = optimizers.build(config.optimizer, config.num_steps)
-    images = jnp.zeros((1, 64, 64, 3))
-    blank = jax.eval_shape(lambda: state.create(model.init(jax.random.key(0), images), tx))
-    layout = parallel.state_shardings(parallel.make_mesh(), blank, tx)
-    blank = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), blank, layout)
+    blank = start.blank_state(config, model, tx, parallel.make_mesh())
     store = checkpoints.Checkpoints(trained)
     restored = store.restore(blank)
     store.close()
     assert int(restored.step) == 3 and sorted(restored.constants) == ["dupsampling", "equalizer"]
-    weights = checkpoints.init_from(trained, jax.tree.map(jnp.zeros_like, state.variables(restored)))
+    weights = checkpoints.init_from(trained, jax.tree.map(jnp.zeros_like, state.variables(restored)), model.constants)
     np.testing.assert_array_equal(
         *(tree["dupsampling"]["decoder"]["dupsample"]["bias"] for tree in (weights, state.variables(restored)))
     )
@@ -167,7 +166,7 @@ def test_temperature_falls_and_the_loss_passes_below_that_of_perfect_scores_at_o
         "bias": jnp.zeros(16 * 16 * 9),
     }
     tx, schedule = optimizers.build(config.optimizer, config.num_steps)
-    step = parallel.jit_once(train.make_train_step(model, tx, schedule, config))
+    step = parallel.jit_once(make_train_step(model, tx, schedule, config, losses.build(config.loss, model)))
     current = state.create(variables, tx)
     for _ in range(config.num_steps):
         current, measured = step(current, batch)
@@ -185,15 +184,14 @@ def test_l2_pretraining_brings_the_codes_nearer_and_leaves_the_temperature(fitte
     data = data_pipelines.build(config.data)
     batch = next(data_pipelines.train_batches(data, config.data, seed=0, start_step=0))
     variables = parallel.jit_once(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    config.dupsampling_from = str(fitted[1])
-    variables["dupsampling"]["decoder"]["dupsample"] = dupsample.load(config, data.labels.names)
+    variables = constants.place(variables, constants.load(fitted[1], model, data.labels.names))
     tx, schedule = optimizers.build(config.optimizer, 1000)
-    step = parallel.jit_once(train.make_train_step(model, tx, schedule, config))
-    current, losses = state.create(variables, tx), []
+    step = parallel.jit_once(make_train_step(model, tx, schedule, config, losses.build(config.loss, model)))
+    current, seen = state.create(variables, tx), []
     for _ in range(12):
         current, measured = step(current, batch)
-        losses.append(float(measured["loss"]))
-    assert 0 < losses[-1] < 0.97 * losses[0]
+        seen.append(float(measured["loss"]))
+    assert 0 < seen[-1] < 0.97 * seen[0]
     assert current.params["decoder"]["dupsample"]["log_temperature"][0] == 0
 
 
@@ -201,7 +199,7 @@ def test_l2_pretraining_brings_the_codes_nearer_and_leaves_the_temperature(fitte
 
 
 def test_a_fit_is_not_overwritten(fitted):
-    with pytest.raises(FileExistsError, match="dupsampling.npz exists; give another --workdir"):
+    with pytest.raises(FileExistsError, match="constants.npz exists; give another --workdir"):
         dupsample_fit.fit(tiny_config(), fitted[1])
 
 
@@ -216,8 +214,8 @@ def test_what_cannot_be_fitted_is_refused(tmp_path):
 
 
 def test_training_without_a_fit_names_the_command(tmp_path):
-    with pytest.raises(ValueError, match="dupsampling_from is empty.*python -m se_jax.dupsample_fit"):
-        train.train_and_evaluate(tiny_config(), tmp_path)
+    with pytest.raises(ValueError, match="constants_from is empty.*python -m se_jax.dupsample_fit"):
+        train_and_evaluate(tiny_config(), tmp_path)
 
 
 def test_the_command_ends_with_a_line_instead_of_a_traceback(tmp_path):

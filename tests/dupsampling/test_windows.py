@@ -1,6 +1,5 @@
 """DUpsampling's fit: windows, closed form against iteration against SGD, ignored pixels, memory, bad input."""
 
-import json
 import tracemalloc
 
 import numpy as np
@@ -9,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from se_jax.config import datasets
-from se_jax.config import options as defaults
-from se_jax.dupsampling import windows as dupsample
+from se_jax.dupsampling import factors
+from se_jax.dupsampling.windows import LIMIT, Windows, label_windows
+from se_jax.dupsampling.windows import one_hot as sparse_one_hot
+from se_jax.losses.base import IGNORE
+from se_jax.models.decoders.dupsampling import tile, untile
 
 CLASSES, RATIO = 4, 4
 
@@ -26,7 +27,7 @@ def maps(count=12, shape=(32, 24), seed=0):
 
 
 def counted(labels, ratio=RATIO, classes=CLASSES, **options):
-    windows = dupsample.Windows(classes, ratio, **options)
+    windows = Windows(classes, ratio, **options)
     for label in labels:
         windows.add(label)
     return windows
@@ -34,7 +35,7 @@ def counted(labels, ratio=RATIO, classes=CLASSES, **options):
 
 @pytest.fixture(scope="module")
 def moments():
-    return dupsample.Moments(*counted(maps()).arrays(), CLASSES)
+    return factors.Moments(*counted(maps()).arrays(), CLASSES)
 
 
 def one_hot(windows):
@@ -48,9 +49,9 @@ def one_hot(windows):
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2))
 def test_untile_is_the_inverse_of_tile(ratio, rows, columns, channels, batch):
     x = np.random.default_rng(0).normal(size=(batch, rows * ratio, columns * ratio, channels))
-    windows = dupsample.tile(x, ratio)
+    windows = tile(x, ratio)
     assert windows.shape == (batch, rows, columns, ratio**2 * channels)
-    np.testing.assert_array_equal(dupsample.untile(windows, ratio), x)
+    np.testing.assert_array_equal(untile(windows, ratio), x)
     dy, dx, c = ratio - 1, ratio // 2, channels - 1
     assert windows[0, rows - 1, 0, (dy * ratio + dx) * channels + c] == x[0, rows * ratio - 1, dx, c]
 
@@ -59,28 +60,28 @@ def test_untile_is_the_inverse_of_tile(ratio, rows, columns, channels, batch):
 @given(st.integers(1, 5), st.integers(1, 11), st.integers(1, 11))
 def test_a_map_that_does_not_divide_is_filled_up_with_ignored_pixels(ratio, height, width):
     label = np.random.default_rng(0).integers(0, CLASSES, (height, width)).astype(np.uint8)
-    windows = dupsample.label_windows(label, ratio)
+    windows = label_windows(label, ratio)
     assert windows.shape == (-(-height // ratio), -(-width // ratio), ratio**2)
-    whole = dupsample.untile(windows[None], ratio)[0, :, :, 0]
+    whole = untile(windows[None], ratio)[0, :, :, 0]
     np.testing.assert_array_equal(whole[:height, :width], label)
-    assert (whole[height:] == dupsample.IGNORE).all() and (whole[:, width:] == dupsample.IGNORE).all()
+    assert (whole[height:] == IGNORE).all() and (whole[:, width:] == IGNORE).all()
 
 
 def test_one_hot_rows_are_in_the_order_of_tile():
     label = next(maps(1))
-    label[3:6, 9] = dupsample.IGNORE
-    rows = dupsample.one_hot(dupsample.label_windows(label, RATIO).reshape(-1, RATIO**2), CLASSES)
-    expected = dupsample.tile(np.eye(256, dtype=np.float32)[label][None, ..., :CLASSES], RATIO)
+    label[3:6, 9] = IGNORE
+    rows = sparse_one_hot(label_windows(label, RATIO).reshape(-1, RATIO**2), CLASSES)
+    expected = tile(np.eye(256, dtype=np.float32)[label][None, ..., :CLASSES], RATIO)
     assert sparse.issparse(rows) and rows.nnz == label.size - 3
     np.testing.assert_array_equal(rows.toarray(), expected.reshape(rows.shape))
 
 
 def test_windows_are_counted_once_with_their_number():
-    labels = [*maps(3), *maps(3), np.zeros((9, 6), np.uint8), np.full((9, 6), dupsample.IGNORE, np.uint8)]
+    labels = [*maps(3), *maps(3), np.zeros((9, 6), np.uint8), np.full((9, 6), IGNORE, np.uint8)]
     windows = counted(labels)
     values, counts = windows.arrays()
-    every = np.concatenate([dupsample.label_windows(label, RATIO).reshape(-1, RATIO**2) for label in labels])
-    labelled = every[(every != dupsample.IGNORE).any(1)]
+    every = np.concatenate([label_windows(label, RATIO).reshape(-1, RATIO**2) for label in labels])
+    labelled = every[(every != IGNORE).any(1)]
     unique, expected = np.unique(labelled, axis=0, return_counts=True)
     order = np.lexsort(values.T[::-1])
     np.testing.assert_array_equal(values[order], unique)
@@ -117,7 +118,7 @@ def test_moments_are_those_of_the_one_hot_vectors(moments):
 def test_error_falls_with_the_codes_and_reaches_zero(moments):
     errors = []
     for codes in (1, 4, 16, moments.size):
-        basis = dupsample.pca(moments, codes, dense=True)
+        basis = factors.pca(moments, codes, dense=True)
         np.testing.assert_allclose(basis.T @ basis, np.eye(codes), atol=1e-5)
         vectors = one_hot(moments.windows) - moments.mean
         residual = np.square(vectors - vectors @ basis @ basis.T).sum(1) @ moments.counts / moments.total
@@ -127,10 +128,10 @@ def test_error_falls_with_the_codes_and_reaches_zero(moments):
 
 
 def test_subspace_iteration_finds_what_the_closed_form_does(moments, monkeypatch):
-    dense = dupsample.pca(moments, 6, dense=True)
-    monkeypatch.setattr(dupsample, "TOLERANCE", 1e-9)
+    dense = factors.pca(moments, 6, dense=True)
+    monkeypatch.setattr(factors, "TOLERANCE", 1e-9)
     passes = []
-    iterated = dupsample.pca(moments, 6, dense=False, progress=passes.append)
+    iterated = factors.pca(moments, 6, dense=False, progress=passes.append)
     np.testing.assert_allclose(iterated.T @ iterated, np.eye(6), atol=1e-5)
     assert moments.captured(iterated) == pytest.approx(moments.captured(dense), rel=1e-5)
     np.testing.assert_allclose(np.abs(np.sum(dense * iterated, axis=0)), 1, atol=1e-3)  # vector by vector, up to sign
@@ -139,19 +140,19 @@ def test_subspace_iteration_finds_what_the_closed_form_does(moments, monkeypatch
 
 
 def test_sgd_is_orthonormal_and_close_to_pca_but_not_better(moments):
-    best = moments.captured(dupsample.pca(moments, 6, dense=True))
-    basis = dupsample.sgd(moments, 6, steps=60)
+    best = moments.captured(factors.pca(moments, 6, dense=True))
+    basis = factors.sgd(moments, 6, steps=60)
     np.testing.assert_allclose(basis.T @ basis, np.eye(6), atol=1e-5)
     assert 0.97 * best < moments.captured(basis) <= best + 1e-6
 
 
 def test_ignored_pixels_are_of_no_class_and_at_the_mean_of_the_others():
     rng = np.random.default_rng(0)
-    labels = [np.where(rng.uniform(size=label.shape) < 0.3, dupsample.IGNORE, label) for label in maps(6)]
+    labels = [np.where(rng.uniform(size=label.shape) < 0.3, IGNORE, label) for label in maps(6)]
     values, counts = counted(labels).arrays()
-    found = dupsample.Moments(values, counts, CLASSES)
-    windows = np.concatenate([dupsample.label_windows(label, RATIO).reshape(-1, RATIO**2) for label in labels])
-    seen = np.repeat(windows != dupsample.IGNORE, CLASSES, 1)
+    found = factors.Moments(values, counts, CLASSES)
+    windows = np.concatenate([label_windows(label, RATIO).reshape(-1, RATIO**2) for label in labels])
+    seen = np.repeat(windows != IGNORE, CLASSES, 1)
     vectors = np.eye(256)[windows][..., :CLASSES].reshape(len(windows), -1)
     mean = vectors.sum(0) / seen.sum(0)
     centred = np.where(seen, vectors - mean, 0)
@@ -160,8 +161,8 @@ def test_ignored_pixels_are_of_no_class_and_at_the_mean_of_the_others():
     np.testing.assert_allclose(found.covariance(), centred.T @ centred / len(windows), atol=1e-6)
     np.testing.assert_allclose(found.times(np.eye(found.size)[:, :5]), found.covariance()[:, :5], atol=1e-6)
     assert found.variance == pytest.approx(np.trace(found.covariance()))
-    more = [*labels, np.full((8, 8), dupsample.IGNORE, np.uint8)]
-    np.testing.assert_array_equal(dupsample.Moments(*counted(more).arrays(), CLASSES).mean, found.mean)
+    more = [*labels, np.full((8, 8), IGNORE, np.uint8)]
+    np.testing.assert_array_equal(factors.Moments(*counted(more).arrays(), CLASSES).mean, found.mean)
 
 
 def peak(function) -> int:
@@ -179,7 +180,7 @@ def test_ade20ks_fit_stays_below_two_gigabytes(monkeypatch):
     classes, ratio, limit = 150, 16, 1_000_000
     rng = np.random.default_rng(0)
     labels = [np.kron(rng.integers(0, classes, (40, 40)), np.ones((11, 13))).astype(np.uint8) for _ in range(12)]
-    windows = dupsample.Windows(classes, ratio, limit)
+    windows = Windows(classes, ratio, limit)
 
     def collect():
         for label in labels:
@@ -189,72 +190,15 @@ def test_ade20ks_fit_stays_below_two_gigabytes(monkeypatch):
     of_windows = peak(collect) / limit
     assert windows.level > 0
     found, counts = windows.arrays()
-    moments = dupsample.Moments(found[:800], counts[:800], classes)
-    assert moments.size == 38_400 > dupsample.DENSE
-    of_a_pixel = peak(lambda: dupsample.Moments(found[:800], counts[:800], classes)) / (800 * ratio**2)
-    monkeypatch.setattr(dupsample.Moments, "covariance", lambda *_: pytest.fail("N^2 numbers"))
-    monkeypatch.setattr(dupsample, "MOST_PASSES", 2)
-    bases = peak(lambda: dupsample.pca(moments, 64, dense=False))
-    assert of_windows * dupsample.LIMIT + of_a_pixel * 2**22 + bases < 1.7e9
+    moments = factors.Moments(found[:800], counts[:800], classes)
+    assert moments.size == 38_400 > factors.DENSE
+    of_a_pixel = peak(lambda: factors.Moments(found[:800], counts[:800], classes)) / (800 * ratio**2)
+    monkeypatch.setattr(factors.Moments, "covariance", lambda *_: pytest.fail("N^2 numbers"))
+    monkeypatch.setattr(factors, "MOST_PASSES", 2)
+    bases = peak(lambda: factors.pca(moments, 64, dense=False))
+    assert of_windows * LIMIT + of_a_pixel * 2**22 + bases < 1.7e9
 
 
 def test_labels_without_a_label_are_refused():
     with pytest.raises(ValueError, match="all pixels of all 48 windows are ignored"):
         counted([np.full((32, 24), 255, np.uint8)]).arrays()
-
-
-# ---- Options and files ----
-
-
-def options(**changes):
-    config = datasets.shapes(defaults.decoder("dupsampling"), output_stride=16)
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"data.crop": (100, 128)}, r"crop is \(100, 128\).*16x16.*multiple of 16.*\(96, 128\) or \(112, 128\)"),
-        ({"model.decoder.codes": 2305}, "codes is 2305; a window of 16x16 pixels of 9 classes has 2304.*1 to 2304"),
-        ({"model.decoder.codes": 0}, "codes is 0"),
-        ({"model.decoder.ratio": 32}, "ratio is 32, but the encoder's last map has stride 16.*set the ratio to 16"),
-        (
-            {"loss.name": "codes", "model.decoder.name": "aspp"},
-            "name is 'codes', but .* 'aspp', which has no codes",
-        ),
-    ],
-)
-def test_options_that_cannot_be_are_refused_with_what_would_do(changes, message):
-    with pytest.raises(ValueError, match=message):
-        dupsample.check(options(**changes))
-
-
-@pytest.mark.parametrize("crop", [(512, 512), (513, 513), (96, 129)])
-def test_crops_of_whole_windows_and_of_one_pixel_more_are_taken(crop):
-    dupsample.check(options(**{"data.crop": crop}))
-
-
-def test_a_fit_comes_back_for_the_run_that_it_was_made_for_and_no_other(tmp_path):
-    names = ["a", "b", "c"]
-    facts = {"classes": names, "ratio": 16, "codes": 5}
-    basis, mean = np.random.default_rng(0).normal(size=(768, 5)), np.ones(768)
-    dupsample.save(tmp_path, basis, mean, facts)
-    config = options(**{"dupsampling_from": str(tmp_path), "model.decoder.codes": 5})
-    loaded = dupsample.load(config, tuple(names))
-    np.testing.assert_array_equal(loaded["kernel"], np.float32(basis.T))
-    assert loaded["kernel"].dtype == loaded["bias"].dtype == np.float32
-    assert json.loads((tmp_path / "dupsampling.json").read_text()) == facts
-    for changes, classes, message in (
-        ({"model.decoder.codes": 6}, names, r"fitted for codes 5, but this run has 6 \(model.decoder.codes\)"),
-        ({"model.decoder.ratio": 32}, names, "fitted for ratio 16, but this run has 32"),
-        ({}, ["a", "b"], r"fitted for classes 3 \['a', 'b', 'c'\], but this run has 2 .*fit again: python -m"),
-        ({}, ["a", "b", "d"], "fitted for classes"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            changed = options(**{"dupsampling_from": str(tmp_path), "model.decoder.codes": 5} | changes)
-            dupsample.load(changed, classes)
-    with pytest.raises(ValueError, match="dupsampling_from is empty.*python -m se_jax.dupsample_fit --config=FILE"):
-        dupsample.load(options(), names)
-    with pytest.raises(FileNotFoundError, match="dupsampling.npz or dupsampling.json is missing; run python -m"):
-        dupsample.load(options(dupsampling_from=str(tmp_path / "none")), names)

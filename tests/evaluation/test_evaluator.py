@@ -15,8 +15,12 @@ from data_pipelines.sources import Source
 from se_jax import parallel
 from se_jax.config import recipes
 from se_jax.evaluation import evaluator as evaluate
-from se_jax.evaluation import inference, metrics, worst
+from se_jax.evaluation import inference
+from se_jax.evaluation.metrics import Accuracy, ConfusionMatrix, confusion_matrix, numbers
+from se_jax.evaluation.protocol import Protocol, protocol
+from se_jax.evaluation.worst_images import WorstImages
 from se_jax.models import FCNHead, ResNet, Segmenter, build
+from tests.commands import main_of
 
 CLASSES = 4
 LABELS = LabelSpec.create(("a", "b", "c", "d"), ((255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)))
@@ -81,12 +85,12 @@ def counted(network, source):
 @pytest.fixture(scope="module")
 def predictions(network, source):
     """Class ids of every image, one by one."""
-    programs = inference.build(network[0], inference.Protocol())
+    programs = inference.build(network[0], Protocol())
     return [programs.class_ids(network[1], image[None])[0] for image in source.images]
 
 
 def test_every_labelled_pixel_is_counted_once(counted, source):
-    counted = counted.confusion
+    counted = counted.totals[0]
     labels = np.concatenate([label.ravel() for label in source.labels])
     assert counted.dtype == np.int64
     np.testing.assert_array_equal(counted.sum(1), [np.sum(labels == k) for k in range(CLASSES)])
@@ -95,14 +99,14 @@ def test_every_labelled_pixel_is_counted_once(counted, source):
 
 def test_it_is_the_sum_over_images_one_by_one(predictions, counted, source):
     total = sum(
-        np.asarray(metrics.confusion_matrix(mask, label, CLASSES))
+        np.asarray(confusion_matrix(mask, label, CLASSES))
         for mask, label in zip(predictions, source.labels, strict=True)
     )
-    np.testing.assert_array_equal(total, counted.confusion)
+    np.testing.assert_array_equal(total, counted.totals[0])
 
 
 def test_the_worst_images_are_those_that_one_finds_by_looking_at_all(predictions, counted, source):
-    table = counted.worst.table(LABELS.names, source)
+    table = counted.result()["worst"]
     for k, name in enumerate(LABELS.names):
         all_of_them = []
         for i, (mask, label) in enumerate(zip(predictions, source.labels, strict=True)):
@@ -120,14 +124,14 @@ def test_the_worst_images_are_those_that_one_finds_by_looking_at_all(predictions
 def test_devices_and_batch_size_change_nothing(network, source, counted, devices, batch_size):
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     found = evaluate.evaluate(*network, source, LABELS, config(batch_size), mesh)
-    np.testing.assert_array_equal(found.confusion, counted.confusion)
-    np.testing.assert_array_equal(found.worst.entries, counted.worst.entries)
+    for ours, theirs in zip(found.totals, counted.totals, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     assert found.images == 11 and found.fillers == sum(-count % max(batch_size, devices) for count in (7, 4))
 
 
 def test_a_second_evaluation_compiles_nothing(network, source, counted):
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
-    programs = inference.build(network[0], inference.Protocol(), mesh)
+    programs = inference.build(network[0], Protocol(), mesh)
     before = dict(programs.compilations)
     assert before["network"] >= 2  # the two image sizes
     evaluate.evaluate(*network, source, LABELS, config(), mesh)
@@ -140,11 +144,11 @@ def test_windows_and_views_count_every_pixel_once(network, devices, batch_size):
     source = MixedSource([(24, 32), (32, 24), (24, 32)])
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     options = ConfigDict({"mode": "slide", "window": (12, 12), "stride": (9, 9), "tta": True, "batch_size": batch_size})
-    found = evaluate.evaluate(*network, source, LABELS, options, mesh).confusion
-    programs = inference.build(network[0], inference.protocol(options))
+    found = evaluate.evaluate(*network, source, LABELS, options, mesh).totals[0]
+    programs = inference.build(network[0], protocol(options))
     variables = jax.device_put(network[1], parallel.replicated(programs.mesh))
     expected = sum(
-        np.asarray(metrics.confusion_matrix(programs.class_ids(variables, image[None]), label[None], CLASSES))
+        np.asarray(confusion_matrix(programs.class_ids(variables, image[None]), label[None], CLASSES))
         for image, label in zip(source.images, source.labels, strict=True)
     )
     np.testing.assert_array_equal(found, expected)
@@ -159,7 +163,9 @@ def test_another_number_of_classes_is_refused(network, source):
 
 def test_result_and_table():
     confusion = np.array([[6, 2, 0], [0, 0, 0], [0, 0, 0]])
-    outcome = evaluate.result(confusion, ("sky", "road", "car"), step=3)
+    metric = ConfusionMatrix(("sky", "road", "car"))
+    outcome = evaluate.Evaluation((metric,), (confusion,), images=2).result(step=3)
+    assert numbers(outcome) == {key: outcome[key] for key in ("miou", "macc", "aacc")} and outcome["images"] == 2
     assert outcome["iou"] == {"sky": 0.75, "road": 0.0, "car": None} and outcome["step"] == 3
     assert outcome["acc"]["road"] is None and outcome["miou"] == 0.375
     assert json.loads(json.dumps(outcome, allow_nan=False)) == outcome
@@ -178,7 +184,7 @@ def test_samples_hold_image_truth_and_prediction(network, source, tmp_path):
         assert [n for n in found.files if n.startswith("image_")] == ["image_0", "image_5", "image_10"]
         np.testing.assert_array_equal(found["image_5"], source.images[5])
         np.testing.assert_array_equal(found["truth_5"], source.labels[5])
-        expected = inference.build(model, inference.Protocol()).class_ids(variables, source.images[5][None])[0]
+        expected = inference.build(model, Protocol()).class_ids(variables, source.images[5][None])[0]
         np.testing.assert_array_equal(found["prediction_5"], expected)
         assert found["names"].tolist() == list(LABELS.names)
 
@@ -188,40 +194,30 @@ def test_run_prints_a_table_and_writes_the_result(tmp_path, capsys):
     config.model.encoder.width = 8
     config.data.update(num_train=1, num_val=2, image_size=(32, 32), crop=(32, 32))
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes_of(build(config.model)))
-    evaluate.run(config, variables, tmp_path, "last")
+    evaluate.evaluate_run(config, variables, tmp_path, "last")
     printed = capsys.readouterr().out
     outcome = json.loads((tmp_path / "evaluation.json").read_text())
     assert outcome["images"] == 2 and outcome["checkpoint"] == "last" and len(outcome["iou"]) == 9
-    assert outcome["protocol"] == dataclasses.asdict(inference.Protocol())
+    assert outcome["protocol"] == dataclasses.asdict(Protocol())
     assert all(name in printed for name in (*outcome["iou"], "mean", "network 1", "evaluation.json", "evaluation.html"))
     with np.load(tmp_path / "evaluation_confusion.npz") as arrays:
-        assert evaluate.result(arrays["confusion"], arrays["names"].tolist())["iou"] == outcome["iou"]
+        assert ConfusionMatrix(tuple(arrays["names"])).compute(arrays["confusion"])["iou"] == outcome["iou"]
     with np.load(tmp_path / "evaluation_worst.npz") as arrays:
-        assert (
-            {f"image_{i}" for i in worst.indices(outcome)}
-            == {n for n in arrays.files if n.startswith("image_")}
-            != set()
-        )
+        shown = WorstImages(tuple(outcome["iou"]), str).examples(outcome)
+        assert {f"image_{i}" for i in shown} == {n for n in arrays.files if n.startswith("image_")} != set()
     assert outcome["fillers"] == 6  # eight devices share the two images
     assert not (tmp_path / "report.html").exists()
 
 
-def test_options_that_are_none_can_be_set():
-    config = evaluate._open_ended(ConfigDict({"eval": {"scale": None, "batch_size": 2}}))
-    assert config.eval.scale is None
-    config.eval.scale = (64, 32)
-    assert inference.protocol(config.eval).scale == (64, 32)
-
-
-def test_a_run_from_before_an_option_has_its_default():
-    config = evaluate._open_ended(evaluate._complete(ConfigDict({"eval": {"scale": (64, 32), "batch_size": 2}})))
-    assert inference.protocol(config.eval) == inference.Protocol(scale=(64, 32))
-    config.eval.update(tta=True, mode="slide", window=(8, 8), stride=(8, 8))
-    assert inference.protocol(config.eval) == inference.Protocol("slide", (8, 8), (8, 8), True, (64, 32))
+def test_the_list_of_metrics_is_the_callers(network, source, counted):
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    found = evaluate.evaluate(*network, source, LABELS, config(), mesh, metrics=[Accuracy()])
+    assert found.result()["accuracy"] == pytest.approx(counted.result()["aacc"], abs=1e-6)
+    assert "miou" not in found.result()
 
 
 @pytest.mark.parametrize("arguments, message", [((), "--workdir=DIR"), (("--workdir=nowhere",), "nowhere/config.json")])
 def test_the_command_line_names_a_missing_workdir(monkeypatch, arguments, message):
     monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
     with pytest.raises(SystemExit, match=message):
-        evaluate.main(["evaluate", *arguments])
+        main_of("se_jax.evaluate")(["evaluate", *arguments])

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from se_jax import parallel
 from se_jax.config import options as defaults
 from se_jax.evaluation import geometry, inference
-from se_jax.evaluation.inference import Protocol, View
+from se_jax.evaluation.protocol import Protocol, View, check, input_size, protocol
 from se_jax.importers.convert import import_weights
 from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, VWFormerHead
 from se_jax.models.layers import resize
@@ -104,6 +104,8 @@ class Sampler:
 
     align_corners: bool = False
     num_classes: int = 3
+
+    linear_scores, probabilities = True, staticmethod(jax.nn.softmax)
 
     def apply(self, variables, images):
         return {"logits": images[:, ::4, ::4]}
@@ -242,11 +244,11 @@ def test_sizes_that_a_network_cannot_take_are_refused_before_it_is_trained():
     model = Segmenter(ResNet(18), VWFormerHead(5))
     slide = {"mode": "slide", "stride": (32, 32)}
     for options in ({"size_multiple": 64}, {"size_multiple": 128}, slide | {"size_multiple": 64, "window": (64, 128)}):
-        inference.check(model, ConfigDict(options))
+        check(model, ConfigDict(options))
     for options in ({}, {"size_multiple": 32}, slide | {"size_multiple": 64, "window": (64, 96)}):
         with pytest.raises(ValueError, match="eval.size_multiple is .* multiples of 64: set eval.size_multiple=64"):
-            inference.check(model, ConfigDict(options))
-    inference.check(Segmenter(ResNet(18), PSPHead(5)), ConfigDict({}))
+            check(model, ConfigDict(options))
+    check(Segmenter(ResNet(18), PSPHead(5)), ConfigDict({}))
 
 
 @pytest.mark.parametrize("case", ["pipeline_ops"])
@@ -254,8 +256,8 @@ def test_input_sizes_are_the_references(golden, case):
     for name, (width, height) in golden(case).meta["rescale_size_wh"].items():
         image, scale = name.split("@")
         w, h = map(int, image.split("x"))
-        assert inference.input_size(h, w, tuple(map(int, scale.split(",")))) == (height, width), name
-    assert inference.input_size(5, 7, None) == (5, 7)
+        assert input_size(h, w, tuple(map(int, scale.split(",")))) == (height, width), name
+    assert input_size(5, 7, None) == (5, 7)
 
 
 def test_the_test_resize_is_the_references_to_one_level(golden):
@@ -263,7 +265,7 @@ def test_the_test_resize_is_the_references_to_one_level(golden):
     case = golden("pipeline_ops")
     image = case["in/img_bgr_u8"][None]
     for item in case.meta["rescale"]:
-        size = inference.input_size(*image.shape[1:3], tuple(item["scale"]))
+        size = input_size(*image.shape[1:3], tuple(item["scale"]))
         assert list(size) == item["hw"]
         ours = inference._fit(image, *(geometry.taps(*lengths) for lengths in zip(image.shape[1:3], size, strict=True)))
         assert np.abs(ours[0].astype(np.int32) - case[f"res/img/{item['i']}"]).max() <= 1
@@ -286,15 +288,11 @@ def test_tiles_are_of_bounded_memory():
 
 
 def test_options_not_given_have_their_defaults():
-    assert (
-        inference.protocol(ConfigDict({"batch_size": 2}))
-        == Protocol()
-        == inference.protocol(defaults.get_config().eval)
-    )
+    assert protocol(ConfigDict({"batch_size": 2})) == Protocol() == protocol(defaults.get_config().eval)
     options = {"mode": "slide", "window": (64, 64), "stride": [43, 43], "scale": (96, 64), "tta": True}
     options["size_multiple"] = 64
-    assert inference.protocol(ConfigDict(options)) == Protocol("slide", (64, 64), (43, 43), True, (96, 64), 64)
-    assert inference.protocol(ConfigDict(options | {"mode": "whole"})).window is None
+    assert protocol(ConfigDict(options)) == Protocol("slide", (64, 64), (43, 43), True, (96, 64), 64)
+    assert protocol(ConfigDict(options | {"mode": "whole"})).window is None
 
 
 @pytest.mark.parametrize(
@@ -316,4 +314,4 @@ def test_options_not_given_have_their_defaults():
 )
 def test_a_wrong_option_is_named(options, message):
     with pytest.raises(ValueError, match=message):
-        inference.protocol(ConfigDict(options))
+        protocol(ConfigDict(options))

@@ -11,7 +11,7 @@ from data_pipelines import ade20k, cityscapes, voc2012
 from data_pipelines.labels import DataError
 from se_jax.config import options
 from se_jax.evaluation import inference, submission
-from se_jax.evaluation import predictor as predict
+from se_jax.evaluation.protocol import protocol
 from se_jax.models import build
 from tests import tiny
 from tests.data_pipelines import trees
@@ -30,7 +30,7 @@ def make_config(name, directory, classes, **data):
 
 def expected(config, variables, path):
     """Class ids of an image file."""
-    programs = inference.build(build(config.model), inference.protocol(config.eval))
+    programs = inference.build(build(config.model), protocol(config.eval))
     with Image.open(path) as picture:
         return programs.class_ids(variables, np.asarray(picture.convert("RGB"))[None])[0]
 
@@ -126,7 +126,7 @@ def test_several_processes_share_the_images(tmp_path, monkeypatch, ade):
     written = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(inference.Inference, "class_ids", lambda *args: np.zeros(args[2].shape[:3], np.uint8))
-    monkeypatch.setattr(predict, "save_ids", lambda path, *_: written.append(path))
+    monkeypatch.setattr(submission, "save_ids", lambda path, *_: written.append(path))
     monkeypatch.setattr(submission, "_wait", lambda name: None)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with pytest.raises(FileNotFoundError, match="must lie where every process sees it"):

@@ -5,24 +5,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax import parallel
+from se_jax import losses, parallel
 from se_jax.config import options
-from se_jax.losses import pixel_cross_entropy as losses
+from se_jax.evaluation.metrics import Accuracy
+from se_jax.losses.pixel_cross_entropy import AVERAGES, PixelCrossEntropy
+from se_jax.models.layers import resize
 from se_jax.models.segmenter import normalize
-from se_jax.training import loop as train
 from se_jax.training import optimizers, state
+from se_jax.training.step import make_train_step
 from tests.conftest import assert_close_to_reference
 
 
+def cross_entropy(logits, label, normalizer=None, **options):
+    """The loss's only term; `normalizer` is by default that of the label."""
+    loss = PixelCrossEntropy(**options)
+    batch = {"label": label}
+    normalizer = loss.normalizer(batch) if normalizer is None else normalizer
+    (term,) = loss({"logits": logits}, {}, batch, normalizer, None).values()
+    return term
+
+
 @functools.partial(jax.jit, static_argnames=("average", "align_corners", "class_weights", "min_kept", "threshold"))
-def loss_and_gradient(low, label, average, align_corners=False, class_weights=(), **mining):
+def loss_and_gradient(low, label, average, align_corners=False, **options):
     """The loss, and its gradient by full-size logits (what the golden case holds)."""
-    divide_by = losses.divisor(label, average, class_weights)
-    options = {"class_weights": class_weights, **mining}
-    full = losses.resize(low, label.shape[1:3], align_corners)
-    loss, _ = losses.cross_entropy(low, label, divide_by, align_corners=align_corners, **options)
-    gradient = jax.grad(lambda x: losses.cross_entropy(x, label, divide_by, **options)[0])(full)
-    return loss, gradient
+    options["average"] = average
+    full = resize(low, label.shape[1:3], align_corners)
+    loss = cross_entropy(low, label, align_corners=align_corners, **options)
+    return loss, jax.grad(lambda x: cross_entropy(x, label, **options))(full)
+
+
+def accuracy(logits, label, align_corners=False):
+    """What the metric of that name says of resized logits."""
+    metric = Accuracy()
+    state = metric.update(metric.init(len(label)), resize(logits, label.shape[1:3], align_corners), label)
+    return metric.compute(jax.device_get(state))["accuracy"]
 
 
 def random_batch(images=4, classes=5, seed=0):
@@ -47,32 +63,31 @@ def test_cross_entropy_is_the_references(golden, average, name, align_corners):
 def test_accuracy_is_the_references(golden, align_corners):
     case = golden("loss_ce_ohem")
     low, label = jnp.asarray(case["in/logits_low"].transpose(0, 2, 3, 1)), jnp.asarray(case["in/label"])
-    _, correct = losses.cross_entropy(low, label, 1.0, align_corners=align_corners)
     expected = case[f"out/ac{int(align_corners)}/acc_seg"]
-    np.testing.assert_allclose(100 * losses.accuracy(correct, label), expected[0], rtol=1e-6)
+    np.testing.assert_allclose(100 * accuracy(low, label, align_corners), expected[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("average", losses.AVERAGES)
+@pytest.mark.parametrize("average", AVERAGES)
 def test_a_batch_of_ignored_pixels_gives_zero_loss_and_gradient(average):
     logits, label = jnp.ones((1, 2, 2, 3)), jnp.full((1, 4, 4), 255, jnp.uint8)
     loss, gradient = loss_and_gradient(logits, label, average, False)
     assert loss == 0
     assert not np.any(gradient)
-    assert losses.accuracy(losses.cross_entropy(logits, label, 1.0)[1], label) == 1
+    assert accuracy(logits, label) == 1
 
 
 def test_a_label_that_is_no_class_makes_the_loss_nan():
     label = jnp.zeros((1, 4, 4), jnp.uint8).at[0, 1, 1].set(3)
-    loss, _ = losses.cross_entropy(jnp.zeros((1, 4, 4, 3)), label, 1.0)
+    loss = cross_entropy(jnp.zeros((1, 4, 4, 3)), label, 1.0)
     assert np.isnan(loss)
 
 
 def test_parts_of_a_batch_add_up_to_its_loss():
     logits, label = random_batch()
     label = label.at[0].set(255)  # the first image counts for nothing
-    divide_by = losses.divisor(label)
-    whole, _ = losses.cross_entropy(logits, label, divide_by)
-    parts = [losses.cross_entropy(logits[i::2], label[i::2], divide_by)[0] for i in range(2)]
+    normalizer = PixelCrossEntropy().normalizer({"label": label})
+    whole = cross_entropy(logits, label)
+    parts = [cross_entropy(logits[i::2], label[i::2], normalizer) for i in range(2)]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-6)
 
 
@@ -124,7 +139,7 @@ def test_mined_pixels_are_the_references(golden, name, options):
 
 def mined_by_sorting(logits, label, min_kept, threshold=None):
     """The summed loss of the hard pixels, in numpy."""
-    full = np.asarray(losses.resize(logits, label.shape[1:3], False), np.float64)
+    full = np.asarray(resize(logits, label.shape[1:3], False), np.float64)
     full, label = full.reshape(-1, full.shape[-1]), np.asarray(label).ravel()
     full, label = full[label != 255], label[label != 255]
     loss = np.log(np.exp(full).sum(-1)) - full[np.arange(len(label)), label]
@@ -143,7 +158,7 @@ def test_mining_ranks_the_whole_batch_of_all_devices(min_kept, threshold):
     mesh = parallel.make_mesh(devices=jax.devices()[:4])
 
     def mined(logits, label):
-        return losses.cross_entropy(logits, label, 1.0, min_kept=min_kept, threshold=threshold)[0]
+        return cross_entropy(logits, label, 1.0, min_kept=min_kept, threshold=threshold)
 
     batch = parallel.shard_batch(mesh, (logits, label))
     compiled = parallel.jit_once(mined).lower(*batch).compile()
@@ -172,7 +187,7 @@ def test_mining_among_ignored_pixels_finds_nothing(threshold):
 @pytest.mark.parametrize("threshold", [None, 0.7])
 def test_mining_does_not_hide_a_label_that_is_no_class(threshold):
     label = jnp.zeros((1, 4, 4), jnp.uint8).at[0, 1, 1].set(3)
-    loss, _ = losses.cross_entropy(jnp.zeros((1, 4, 4, 3)), label, 1.0, min_kept=1, threshold=threshold)
+    loss = cross_entropy(jnp.zeros((1, 4, 4, 3)), label, 1.0, min_kept=1, threshold=threshold)
     assert np.isnan(loss)
 
 
@@ -182,7 +197,7 @@ def test_mining_does_not_hide_a_label_that_is_no_class(threshold):
 class Pixels:
     """A network whose decoder and auxiliary head see one pixel each, with the same weights."""
 
-    align_corners = False
+    align_corners, num_classes, auxiliary, linear_scores = False, 3, True, True
 
     def apply(self, variables, images, **_):
         logits = images @ variables["params"]["kernel"]
@@ -200,15 +215,16 @@ def test_a_step_mines_the_decoders_loss_of_each_part(count):
     batch = {"image": rng.integers(0, 256, (4, 8, 8, 3)).astype(np.uint8), "label": label, "size": np.full((4, 2), 8)}
     params = {"kernel": rng.normal(size=(3, 3)).astype(np.float32)}
     tx, schedule = optimizers.build(config.optimizer, 10)
-    step = parallel.jit_once(train.make_train_step(Pixels(), tx, schedule, config))
+    minimised = losses.build(config.loss, Pixels())
+    step = parallel.jit_once(make_train_step(Pixels(), tx, schedule, config, minimised))
     _, measured = step(state.create({"params": params}, tx), batch)
 
     logits = normalize(batch["image"], batch["size"]) @ params["kernel"]
-    weights = {"class_weights": config.loss.class_weights}
-    divide_by = losses.divisor(label, **weights)
-    parts = [(logits[i::count], label[i::count], divide_by) for i in range(count)]
-    mined = sum(losses.cross_entropy(*part, **weights, min_kept=20, threshold=0.2)[0] for part in parts)
-    whole = losses.cross_entropy(logits, label, divide_by, **weights)[0]
+    weights = {"class_weights": (0.5, 1.0, 2.0)}
+    normalizer = PixelCrossEntropy(**weights).normalizer({"label": label})
+    parts = [(logits[i::count], label[i::count], normalizer) for i in range(count)]
+    mined = sum(cross_entropy(*part, **weights, min_kept=20, threshold=0.2) for part in parts)
+    whole = cross_entropy(logits, label, **weights)
     assert mined < whole
     np.testing.assert_allclose(measured["loss_decoder"], mined, rtol=1e-5)
     np.testing.assert_allclose(measured["loss_auxiliary"], 0.4 * whole, rtol=1e-5)
@@ -225,7 +241,7 @@ def test_a_step_mines_the_decoders_loss_of_each_part(count):
 )
 def test_options_that_cannot_be_are_named(changes, message):
     config = options.get_config().loss
-    losses.check(config, 3)
+    losses.build(config, Pixels())
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
-        losses.check(config, 3)
+        losses.build(config, Pixels())

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax import checkpoints, parallel
+from se_jax import checkpoints, losses, parallel
 from se_jax.config import datasets, options
 from se_jax.equalizer import calibrate
+from se_jax.evaluation.metrics import Accuracy
 from se_jax.importers import import_weights
 from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, build
-from se_jax.training import loop as train
-from se_jax.training import optimizers, state
+from se_jax.training import loop, optimizers, state
+from se_jax.training.loop import train_and_evaluate
+from se_jax.training.records import NonFiniteLoss
+from se_jax.training.step import make_train_step, stream
 
 # ---- The step ----
 
@@ -53,13 +56,19 @@ def trained(model, variables, batches, config, devices=1, jit=parallel.jit_once)
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     tx, schedule = optimizers.build(config.optimizer, config.num_steps)
     current = jax.device_put(state.create(variables, tx), parallel.replicated(mesh))
-    step = jit(train.make_train_step(model, tx, schedule, config))
+    step = jit(make_train_step(model, tx, schedule, config, losses.build(config.loss, model), (Accuracy(),)))
     states, measured = [], []
     for batch in batches:
         current, values = step(current, parallel.shard_batch(mesh, batch))
         states.append(current)
-        measured.append(jax.device_get(values))
+        measured.append(numbers(jax.device_get(values)))
     return states, measured
+
+
+def numbers(measured):
+    """What a step measured, with the metrics computed."""
+    (state,) = measured.pop("metrics")
+    return measured | Accuracy().compute(state)
 
 
 def largest_error(actual, expected):
@@ -147,13 +156,15 @@ def test_bfloat16_is_for_the_network_alone():
     batch = {"image": (4, 32, 32, 3), "label": (4, 32, 32), "size": (4, 2)}
     dtypes = {"image": jnp.uint8, "label": jnp.uint8, "size": jnp.int32}
     batch = {name: jax.ShapeDtypeStruct(shape, dtypes[name]) for name, shape in batch.items()}
-    after, measured = jax.eval_shape(train.make_train_step(model, tx, schedule, config), shapes, batch)
+    step = make_train_step(model, tx, schedule, config, losses.build(config.loss, model), (Accuracy(),))
+    after, measured = jax.eval_shape(step, shapes, batch)
+    assert {x.dtype for x in jax.tree.leaves(measured.pop("metrics"))} == {jnp.dtype("int32")}
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
     assert {x.dtype for x in jax.tree.leaves((after.params, after.batch_stats, measured))} == {jnp.dtype("float32")}
 
 
 def test_streams_differ_by_name_and_seed():
-    keys = [train.stream(*of) for of in ((0, "params"), (0, "dropout"), (1, "params"))]
+    keys = [stream(*of) for of in ((0, "params"), (0, "dropout"), (1, "params"))]
     assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 3
 
 
@@ -199,12 +210,12 @@ def last_state(workdir):
 def whole_run(tmp_path_factory):
     """(workdir, result) of a run that was never stopped."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, train.train_and_evaluate(run_config(), workdir)
+    return workdir, train_and_evaluate(run_config(), workdir)
 
 
 def test_a_run_leaves_everything_behind(whole_run):
     workdir, result = whole_run
-    names = ("config.json", "environment.json", "equalizer.json", "equalizer.png", "history.jsonl", "labels.json")
+    names = ("config.json", "environment.json", "equalizer.json", "history.jsonl", "labels.json")
     for name in (*names, "metrics.json", "report.html", "samples.npz", "confusion.npz", "worst.npz"):
         assert (workdir / name).stat().st_size > 0, name
     assert list(workdir.glob("events.out.tfevents*"))
@@ -240,7 +251,7 @@ def test_the_best_and_the_last_checkpoints_can_be_loaded(whole_run):
 
 
 def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(whole_run, tmp_path, monkeypatch):
-    prefetch = train.prefetch
+    prefetch = loop.prefetch
 
     def killing(batches, ahead=2):
         for step, batch in enumerate(prefetch(batches, ahead), start=1):
@@ -248,23 +259,23 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(whole_run, tmp_path, 
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(train, "prefetch", killing)
-    assert train.train_and_evaluate(run_config(), tmp_path) is None
+    monkeypatch.setattr(loop, "prefetch", killing)
+    assert train_and_evaluate(run_config(), tmp_path) is None
     assert [line["step"] for line in read_history(tmp_path) if "loss" in line] == [1, 2, 3, 4, 5]
     assert not (tmp_path / "metrics.json").exists()
     with (tmp_path / "history.jsonl").open("a") as file:  # as a run leaves that died between two checkpoints
         file.write('{"step": 6, "loss": 1.0}\n')
 
-    monkeypatch.setattr(train, "prefetch", prefetch)
+    monkeypatch.setattr(loop, "prefetch", prefetch)
     monkeypatch.setattr(calibrate, "equalize", None)  # what was measured comes back with the checkpoint
     workdir, expected = whole_run
-    result = train.train_and_evaluate(run_config(), tmp_path)
+    result = train_and_evaluate(run_config(), tmp_path)
     assert last_state(tmp_path) == last_state(workdir)
     assert result == expected
     assert read_history(tmp_path) == read_history(workdir)
 
     # a finished run started again only reports
-    assert train.train_and_evaluate(run_config(), tmp_path) == expected
+    assert train_and_evaluate(run_config(), tmp_path) == expected
     assert read_history(tmp_path) == read_history(workdir)
 
 
@@ -272,14 +283,14 @@ def test_another_config_is_refused(whole_run):
     config = run_config()
     config.optimizer.learning_rate = 0.04
     with pytest.raises(checkpoints.ConfigMismatch, match="optimizer.learning_rate: 0.05 -> 0.04"):
-        train.train_and_evaluate(config, whole_run[0])
+        train_and_evaluate(config, whole_run[0])
 
 
 def test_the_arms_of_a_comparison_start_from_the_same_function(whole_run, tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "jit", parallel.jit_once)
     config = run_config(mode="folded")
     config.num_steps = 1
-    train.train_and_evaluate(config, tmp_path)
+    train_and_evaluate(config, tmp_path)
     explicit, folded = read_history(whole_run[0])[0], read_history(tmp_path)[0]
     assert folded["loss"] == pytest.approx(explicit["loss"], rel=1e-4)
     assert "equalizer" not in checkpoints.load_for_inference(tmp_path)[1]
@@ -291,8 +302,8 @@ def test_a_run_starts_from_another_and_stops_where_it_diverges(whole_run, tmp_pa
     config.init_from = str(whole_run[0])
     config.optimizer.learning_rate = 1e30
     config.log.every_steps = 100
-    with pytest.raises(train.NonFiniteLoss) as error:
-        train.train_and_evaluate(config, tmp_path)
+    with pytest.raises(NonFiniteLoss) as error:
+        train_and_evaluate(config, tmp_path)
     message = str(error.value)
     assert "training diverged at step 2" in message
     assert "loss_decoder" in message
@@ -318,6 +329,7 @@ def changed(**changes):
         ({"num_steps": 0}, "num_steps is below 1"),
         ({"eval.every_steps": 0}, "eval.every_steps is below 1"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"checkpoint.best": "val/iou"}, "checkpoint.best is 'val/iou'; expected one of val/miou, val/macc, val/aacc"),
         ({"loss.average": "mean"}, "loss.average is 'mean'; expected one of valid, all"),
         ({"eval.scale": (3,)}, "eval.scale is"),
         ({"optimizer.name": "adam"}, "optimizer.name is 'adam'"),
@@ -327,11 +339,11 @@ def changed(**changes):
 )
 def test_options_that_cannot_be_are_named(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        train.train_and_evaluate(changed(**changes), tmp_path)
+        train_and_evaluate(changed(**changes), tmp_path)
     assert not (tmp_path / "config.json").exists()
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file/run cannot be written .* give another --workdir"):
-        train.train_and_evaluate(run_config(), tmp_path / "file" / "run")
+        train_and_evaluate(run_config(), tmp_path / "file" / "run")

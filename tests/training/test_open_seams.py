@@ -1,0 +1,90 @@
+"""The trainer knows no decoder, no loss and no metric: a set-prediction network from outside the library trains."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import se_jax
+from se_jax import parallel
+from se_jax.config import datasets, options
+from se_jax.evaluation import inference
+from se_jax.evaluation.protocol import Protocol
+from se_jax.models import build
+from tests.training.toy_queries import ClassesFound, SetLoss
+
+
+def toy_config():
+    config = datasets.shapes(options.decoder("fcn"), width=8, output_stride=32)
+    config.num_steps = 40
+    config.data.update(image_size=(32, 32), crop=(32, 32), num_train=16, num_val=4, batch_size=8, photometric=False)
+    config.eval.update(every_steps=20, batch_size=4)
+    config.checkpoint.update(every_steps=100, best="val/found")
+    config.log.every_steps = 1
+    config.optimizer.update(name="adamw", learning_rate=0.02, weight_decay=0.0)
+    config.model.decoder = {"name": "tests.training.toy_queries:QueryHead", "channels": 16, "queries": 4}
+    config.model.auxiliary = None
+    config.model.equalizer.mode = "none"
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sets")
+    result = se_jax.train_and_evaluate(
+        toy_config(), workdir, own_losses=[SetLoss(weight=2.0)], own_metrics=[ClassesFound(9)]
+    )
+    return workdir, result
+
+
+def test_a_set_prediction_network_trains(trained):
+    workdir, result = trained
+    history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in history if "loss" in line]
+    assert [line["loss_sets"] for line in history if "loss" in line] == losses
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert "accuracy" not in history[0]  # scores that are no logits are too dear for every step
+    assert 0 < result["found"] <= 1 and 0 < result["miou"] < 1
+    assert [line["found"] for line in history if "found" in line][-1] == result["found"]
+    assert (workdir / "report.html").stat().st_size > 0
+
+
+def test_it_is_evaluated_and_predicts_as_any_other(trained):
+    predictor = se_jax.load(trained[0])
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8)
+    assert predictor.predict(image).shape == (40, 30)
+
+
+def test_scores_that_are_not_resized_logits_are_the_decoders_own():
+    """Whole images, windows and views of a decoder with scores of its own, against its scores at once."""
+    model = build(toy_config().model)
+    image = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3)).astype(np.uint8)
+    variables = parallel.jit_once(model.init)(jax.random.key(0), se_jax.normalize(image))
+    expected = np.asarray(model.scores(model.apply(variables, se_jax.normalize(image)), (48, 64)))
+
+    def scores(protocol):
+        programs = inference.build(model, protocol)
+        programs.tile = 32
+        found = np.zeros((48, 64, 9), np.float32)
+        for rows, columns, part in programs.scores(variables, image):
+            found[rows, columns] = part[0, : rows.stop - rows.start, : columns.stop - columns.start]
+        return found
+
+    np.testing.assert_allclose(scores(Protocol()), expected[0], atol=1e-6)
+    window = model.scores(model.apply(variables, se_jax.normalize(image[:, :32, :32])), (32, 32))
+    sliding = scores(Protocol("slide", (32, 32), (32, 32)))
+    np.testing.assert_allclose(sliding[:16, :32], np.asarray(window)[0, :16], atol=1e-6)  # no other window covers it
+    views = scores(Protocol(tta=True))
+    assert np.all(views.sum(-1) <= 12 * 4 + 1e-3) and np.all(views >= 0)  # sums of twelve views, without a softmax
+
+
+def test_the_memory_of_such_scores_is_bounded(monkeypatch):
+    model = build(toy_config().model)
+    monkeypatch.setattr(inference, "MOST_SCORES", 64 * 64 * 9 - 1)
+    image = np.zeros((1, 64, 64, 3), np.uint8)
+    variables = parallel.jit_once(model.init)(jax.random.key(0), se_jax.normalize(image))
+    with pytest.raises(ValueError, match="64x64 pixels and 9 classes are 36,864 numbers.*eval.batch_size=1"):
+        inference.Inference(model, Protocol(), parallel.make_mesh(devices=jax.devices()[:1])).class_ids(
+            variables, image
+        )
