@@ -3,10 +3,11 @@
 data = data_pipelines.build(config.data)          # Data(train, val, labels)
 batches = data_pipelines.train_batches(data, config.data, seed=0, start_step=0)
 
-The keys of config.data and their defaults stand in configs/common.py.
+The keys of config.data and their defaults are in se_jax/config/options.py.
 """
 
 import dataclasses
+import pkgutil
 
 import tensorflow as tf
 
@@ -73,10 +74,15 @@ class Data:
 def build(config) -> Data:
     """Opens the data set that config.data describes and checks its annotations over a sample.
 
+    A data set of somebody else's is named by where it can be imported: 'package.module:function', which makes a Data of
+    config.data.
+
     Raises DataError, naming option or file, if an option is out of range, a directory or file is missing, images and
     annotations do not pair, or an annotation holds an id outside the label table.
     """
     check_config(config)
+    if ":" in config.name:
+        return _imported(config)
     if config.name == "shapes":
         train, val = (
             shapes.ShapesSource(split, count, config.image_size)
@@ -89,6 +95,14 @@ def build(config) -> Data:
     return Data(train, val, labels)
 
 
+def _imported(config) -> Data:
+    try:
+        make = pkgutil.resolve_name(config.name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(f"data.name={config.name!r} cannot be imported: {error}") from error
+    return make(config)
+
+
 def open_images(config) -> tuple[Source, LabelSpec]:
     """The images of the validation split (data.val_split) alone, in order, and what is predicted for them.
 
@@ -98,6 +112,9 @@ def open_images(config) -> tuple[Source, LabelSpec]:
     check_config(config)
     if config.name == "shapes":
         raise DataError("data.name='shapes': generated pictures are no files; name a data set of files")
+    if ":" in config.name:
+        data = _imported(config)
+        return data.val, data.labels
     official = _check_directory(config)
     if official and is_prepared(config.dir, official):
         (source,), labels = located(official, config.dir).open(config.dir, [config.val_split or official.val_split])
@@ -143,7 +160,8 @@ def check_config(config) -> None:
             isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, kind) and v > 0 for v in value)
         )
 
-    require("name", config.name in NAMES, f"one of {', '.join(NAMES)}")
+    known = config.name in NAMES or ":" in config.name
+    require("name", known, f"one of {', '.join(NAMES)}, or 'package.module:function'")
     require("batch_size", isinstance(config.batch_size, int) and config.batch_size > 0, "a positive whole number")
     require("on_error", config.on_error in ("stop", "skip"), "'stop' or 'skip'")
     require(

@@ -61,14 +61,14 @@ def load(path, model, names) -> dict:
 
 
 def place(variables: dict, constants: dict) -> dict:
-    """`variables` with the constants in the place of those that they were born with, laid out as those.
+    """`variables` with the constants in the place of their initial values, laid out as those.
 
     Raises:
       ValueError: the network has no such variables; names what differs.
     """
-    born = {name: variables.get(name, {}) for name in constants}
-    have, given = (traverse_util.flatten_dict(tree, sep="/") for tree in (born, constants))
+    initial = {name: variables.get(name, {}) for name in constants}
+    have, given = (traverse_util.flatten_dict(tree, sep="/") for tree in (initial, constants))
     differing = [name for name in have | given if np.shape(have.get(name)) != np.shape(given.get(name))]
     if differing:
         raise ValueError(f"constants do not fit the network: {', '.join(sorted(differing))}")
-    return variables | jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), born, constants)
+    return variables | jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), initial, constants)

@@ -1,6 +1,6 @@
 """What an option names: an entry of a table, or something of the user's own that can be imported."""
 
-import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +14,8 @@ def lookup(option: str, name, known: Mapping[str, Any]):
     if isinstance(name, str) and name in known:
         return known[name]
     if isinstance(name, str) and ":" in name:
-        module, _, attribute = name.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+            return pkgutil.resolve_name(name)
+        except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"{option} is {name!r}, which cannot be imported: {error}") from error
     raise ValueError(f"{option} is {name!r}; expected one of {', '.join(known)}")

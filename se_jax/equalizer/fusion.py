@@ -116,7 +116,7 @@ class Fusion(nn.Module):
     function as the paper's equalizing after it, at a fraction of the work. So does a learnt weight.
 
     Attributes:
-      operation: 'concat' (along channels), 'sum', a sum with learnt weights (one of WEIGHTINGS; all are born 1), or
+      operation: 'concat' (along channels), 'sum', a sum with learnt weights (one of WEIGHTINGS; all start at 1), or
         'identity', which fuses nothing but equalizes maps that other sites will fuse.
       default: whether the site is equalized where the equalizer names no sites.
     """

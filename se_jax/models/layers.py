@@ -116,7 +116,7 @@ class Conv(nn.Module):
     Attributes:
       padding: zeros on every side; by default `dilation * (kernel_size // 2)`, which keeps the size at stride 1.
       tap_bias: adds a bias [kh, kw, out] a tap, which counts where the tap falls inside the map (see `tap_bias_map`);
-        it is what folding a scale equalizer leaves behind, and is born zero.
+        it is what folding a scale equalizer leaves behind, and starts at zero.
     """
 
     features: int

@@ -102,7 +102,7 @@ class VaryingWindowAttention(nn.Module):
       ratio: a context's sides in multiples of its window's: 1 to 8. ratio**2 divides the channels.
       heads: divides the channels.
       attention: 'nonlocal': query, key and value by 1x1 convolutions with a bias, the output by one without and a
-        BatchNorm whose scale is born zero, so that a new network starts without what this adds. 'multihead': torch's
+        BatchNorm whose scale starts at zero, so that a new network starts without what this adds. 'multihead': torch's
         MultiheadAttention.
     """
 

@@ -60,7 +60,7 @@ def train_and_evaluate(
     model = build(config.model)
     start.check_network(config, model)
     minimised = tuple(own_losses) or losses.build(config.loss, model)
-    watched = (Accuracy(),) if model.linear_scores else ()  # other scores are too dear for every step
+    watched = (Accuracy(),) if model.linear_scores else ()  # other scores cost too much for every step
     metrics = (*evaluator.default_metrics(data.labels, data.val), *own_metrics)
     decides = start.check_best(config.checkpoint.best, metrics)
 

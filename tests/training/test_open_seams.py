@@ -1,4 +1,4 @@
-"""The trainer knows no decoder, no loss and no metric: a set-prediction network from outside the library trains."""
+"""Data set, encoder, decoder, loss and metric from outside the library: they train, and the trainer is not touched."""
 
 import json
 
@@ -8,23 +8,28 @@ import pytest
 
 import se_jax
 from se_jax import parallel
-from se_jax.config import datasets, options
+from se_jax.config import options
 from se_jax.evaluation import inference
 from se_jax.evaluation.protocol import Protocol
 from se_jax.models import build
 from tests.training.toy_queries import ClassesFound, SetLoss
 
+TOYS = "tests.training.toy_queries"
+
 
 def toy_config():
-    config = datasets.shapes(options.decoder("fcn"), width=8, output_stride=32)
-    config.num_steps = 40
-    config.data.update(image_size=(32, 32), crop=(32, 32), num_train=16, num_val=4, batch_size=8, photometric=False)
-    config.eval.update(every_steps=20, batch_size=4)
+    """A run whose data set, encoder and decoder are not the library's."""
+    config = options.get_config()
+    config.num_steps = 100
+    config.data.update(name=f"{TOYS}:two_halves", image_size=(32, 32), crop=(32, 32), num_train=32, num_val=8)
+    config.data.update(batch_size=8, ratio_range=(1.0, 1.0), cat_max_ratio=1.0, photometric=False)
+    config.eval.update(every_steps=50, batch_size=8)
     config.checkpoint.update(every_steps=100, best="val/found")
     config.log.every_steps = 1
     config.optimizer.update(name="adamw", learning_rate=0.02, weight_decay=0.0)
-    config.model.decoder = {"name": "tests.training.toy_queries:QueryHead", "channels": 16, "queries": 4}
-    config.model.auxiliary = None
+    config.model.encoder = {"name": f"{TOYS}:Patches", "width": 16}
+    config.model.decoder = {"name": f"{TOYS}:QueryHead", "channels": 16, "queries": 3}
+    config.model.num_classes, config.model.auxiliary = 4, None
     config.model.equalizer.mode = "none"
     return config
 
@@ -33,7 +38,7 @@ def toy_config():
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sets")
     result = se_jax.train_and_evaluate(
-        toy_config(), workdir, own_losses=[SetLoss(weight=2.0)], own_metrics=[ClassesFound(9)]
+        toy_config(), workdir, own_losses=[SetLoss(weight=2.0, targets=2)], own_metrics=[ClassesFound(4)]
     )
     return workdir, result
 
@@ -43,9 +48,9 @@ def test_a_set_prediction_network_trains(trained):
     history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in history if "loss" in line]
     assert [line["loss_sets"] for line in history if "loss" in line] == losses
-    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
     assert "accuracy" not in history[0]  # scores that are no logits are too dear for every step
-    assert 0 < result["found"] <= 1 and 0 < result["miou"] < 1
+    assert result["found"] == 1 and result["miou"] > 0.9
     assert [line["found"] for line in history if "found" in line][-1] == result["found"]
     assert (workdir / "report.html").stat().st_size > 0
 
@@ -66,7 +71,7 @@ def test_scores_that_are_not_resized_logits_are_the_decoders_own():
     def scores(protocol):
         programs = inference.build(model, protocol)
         programs.tile = 32
-        found = np.zeros((48, 64, 9), np.float32)
+        found = np.zeros((48, 64, 4), np.float32)
         for rows, columns, part in programs.scores(variables, image):
             found[rows, columns] = part[0, : rows.stop - rows.start, : columns.stop - columns.start]
         return found
@@ -81,10 +86,9 @@ def test_scores_that_are_not_resized_logits_are_the_decoders_own():
 
 def test_the_memory_of_such_scores_is_bounded(monkeypatch):
     model = build(toy_config().model)
-    monkeypatch.setattr(inference, "MOST_SCORES", 64 * 64 * 9 - 1)
+    monkeypatch.setattr(inference, "MOST_SCORES", 64 * 64 * 4 - 1)
     image = np.zeros((1, 64, 64, 3), np.uint8)
     variables = parallel.jit_once(model.init)(jax.random.key(0), se_jax.normalize(image))
-    with pytest.raises(ValueError, match="64x64 pixels and 9 classes are 36,864 numbers.*eval.batch_size=1"):
-        inference.Inference(model, Protocol(), parallel.make_mesh(devices=jax.devices()[:1])).class_ids(
-            variables, image
-        )
+    programs = inference.Inference(model, Protocol(), parallel.make_mesh(devices=jax.devices()[:1]))
+    with pytest.raises(ValueError, match="64x64 pixels and 4 classes are 16,384 numbers.*eval.batch_size=1"):
+        programs.class_ids(variables, image)

@@ -1,4 +1,6 @@
-"""A toy set-prediction network, as a user would write it outside the library: queries, matched by a permutation."""
+"""Parts from outside the library, as a user would write them: a data set, an encoder, a set-prediction head (queries,
+matched by a permutation) with its loss, and a metric.
+"""
 
 import dataclasses
 import itertools
@@ -9,7 +11,54 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines import Data, LabelSpec, Source
 from se_jax import Decoder, Loss, Metric
+
+COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30))
+
+
+class TwoHalves(Source):
+    """Pictures of two halves, each of the colour of its class, in memory."""
+
+    def __init__(self, split: str, count: int, size: tuple[int, int]):
+        super().__init__(f"two halves ({split})")
+        rng = np.random.default_rng(len(split))
+        classes = rng.integers(0, len(COLOURS), (count, 2))
+        self.labels = np.repeat(np.repeat(classes[:, None], size[0], 1), size[1] // 2, 2).astype(np.uint8)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        label = self.labels[index]
+        head = b" %d %d 255\n" % label.shape[::-1]
+        image = np.asarray(COLOURS, np.uint8)[label]
+        return b"P6" + head + image.tobytes(), b"P5" + head + label.tobytes(), self.image_name(index)
+
+    def size(self, index):
+        return self.labels[index].shape
+
+
+def two_halves(config) -> Data:
+    """What data.name='tests.training.toy_queries:two_halves' makes."""
+    train, val = (TwoHalves(split, getattr(config, f"num_{split}"), config.image_size) for split in ("train", "val"))
+    return Data(train, val, LabelSpec.create(("red", "green", "blue", "yellow"), COLOURS))
+
+
+class Patches(nn.Module):
+    """Images -> one map [b, h / 4, w / 4, width]: a convolution of 4 x 4 pixels."""
+
+    width: int = 16
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return (self.width,)
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        return (nn.relu(nn.Conv(self.width, (4, 4), (4, 4), dtype=self.dtype, name="conv")(images)),)
 
 
 class QueryHead(Decoder):

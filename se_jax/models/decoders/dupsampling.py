@@ -50,7 +50,7 @@ class DUpsample(nn.Module):
     """Codes [b, h, w, codes] -> logits float32 [b, h * ratio, w * ratio, num_classes], (W x + mean) / T.
 
     W and mean are no parameters but constants, the collection `dupsampling`: `kernel` [codes, ratio^2 * num_classes],
-    W transposed, and `bias`. They are born as orthonormal noise and zeros; training fills them from a fit
+    W transposed, and `bias`. They start as orthonormal noise and zeros; training fills them from a fit
     (`se_jax.dupsampling`). T is learnt as `log_temperature`, which no weight decay should pull to T = 1.
     """
 
