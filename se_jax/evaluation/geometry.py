@@ -1,7 +1,7 @@
 """Geometry of one axis of an image, on the host: what resizes, mirrors, cuts out windows and puts them back.
 
 All of it is linear, so that it can be given to a compiled program as data: `taps` for what lies before the network,
-`restoration` for what lies behind it. Used by `se_jax.inference`.
+`restoration` for what lies behind it. Used by `se_jax.evaluation.inference`.
 """
 
 import functools

@@ -40,7 +40,8 @@ class Predictor:
     def predict(self, image: np.ndarray) -> np.ndarray:
         """uint8 image [h, w, 3] (RGB) -> uint8 class ids [h, w], as the evaluation computes them.
 
-        The first image of which the network sees a new size compiles (seconds), others do not: see se_jax.inference.
+        The first image of which the network sees a new size compiles (seconds), others do not: see
+        se_jax.evaluation.inference.
 
         Raises:
           ValueError: `image` has another shape or dtype.

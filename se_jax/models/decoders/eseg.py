@@ -5,7 +5,7 @@ Source: Meng et al., "Revisiting Multi-Scale Feature Fusion for Semantic Segment
 dilation, BiFPN, a last sum whose weights are learnt by a softmax, a channel each, and can be folded into constants;
 ESeg-Lite's blocks. Ours, after EfficientDet and Google's segmentation head of BiFPN: P2 as the finest level, how P6 to
 P9 are made, that softmax in every node too, bilinear upsampling and maximum pooling, the order of a node's layers, the
-convolution before the classifier, and the widths and repeats of S, M and L (see `configs/networks.py`), which are
+convolution before the classifier, and the widths and repeats of S, M and L (see `se_jax/config/networks.py`), which are
 remembered numbers that fit the sizes reported for these networks.
 """
 
