@@ -16,9 +16,9 @@ from se_jax.models import layers
 
 P = PartitionSpec
 # The first rule whose pattern is found in a parameter's path says how its last axes are split, the others are whole.
-# They must cover every parameter.
+# Vectors are whole, and need none. They must cover every other parameter of the library's networks.
 RULES = (
-    (r"(^|/)(scale|bias|tap_bias|gamma|bias_table|log_temperature|(softmax|fast)_weights)$", P()),
+    (r"(^|/)(tap_bias|bias_table|(softmax|fast)_weights)$", P()),
     (r"(^|/)conv_seg/kernel$", P()),  # the number of classes seldom divides
     (r"(^|/)kernel$", P("model")),  # outputs, of convolutions and of linear layers
 )
@@ -77,19 +77,39 @@ def shard_batch(mesh, batch):
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
+def _spec(name: str, leaf, rules) -> PartitionSpec | None:
+    """How the parameter of that path is split; None where no rule says so."""
+    return P() if leaf.ndim < 2 else next((spec for pattern, spec in rules if re.search(pattern, name)), None)
+
+
+def uncovered(params, rules=RULES) -> list[str]:
+    """Paths of the parameters that no rule covers."""
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    return [name for name, leaf in named.items() if _spec(name, leaf, rules) is None]
+
+
 def param_shardings(mesh, params, rules=RULES):
     """Where every parameter lies: the tree of `params` (arrays or their shapes) with shardings as leaves.
 
+    A parameter that no rule covers, as a network from outside the library may have, is whole where nothing is split.
+
     Raises:
-      ValueError: no rule covers a parameter, or its rule splits an axis that does not divide. Names the parameter.
+      ValueError: no rule covers a parameter although kernels are split (mesh.model > 1), or its rule splits an axis
+        that does not divide. Names the parameter.
     """
 
     def place(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        spec = next((spec for pattern, spec in rules if re.search(pattern, name)), None)
-        if spec is None:
-            raise ValueError(f"no sharding rule covers parameter {name} {leaf.shape}; add one to se_jax.parallel.RULES")
-        spec = P(*[None] * (leaf.ndim - len(spec)), *spec) if spec else spec
+        spec = _spec(name, leaf, rules)
+        if spec is None and mesh.shape["model"] > 1:
+            raise ValueError(
+                f"no sharding rule covers parameter {name} {leaf.shape}; add one to se_jax.parallel.RULES, or set "
+                "mesh.model=1"
+            )
+        spec = P(*[None] * (leaf.ndim - len(spec)), *spec) if spec else P()
         sharding = NamedSharding(mesh, spec)
         try:
             sharding.shard_shape(leaf.shape)

@@ -115,7 +115,7 @@ def test_every_config_makes_a_network_with_equalizers():
         model = build(config.model)
         start.check_network(config, model)
         shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *config.data.crop, 3)))
-        parallel.param_shardings(parallel.make_mesh(), shapes["params"])
+        assert not parallel.uncovered(shapes["params"]), name
 
 
 def test_every_variant_passes_the_checks():
@@ -234,7 +234,7 @@ def test_recipe_makes_the_published_network(name):
     config, (_, shapes) = get(name), plain(name)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) / 1e6
     assert abs(count - PUBLISHED[name]) < 0.0051
-    parallel.param_shardings(parallel.make_mesh(), shapes["params"])
+    assert not parallel.uncovered(shapes["params"])
     tx, _ = optimizers.build(config.optimizer, config.num_steps)
     jax.eval_shape(tx.init, shapes["params"])  # finds every pattern of the multipliers among the parameters
 

@@ -45,7 +45,13 @@ def test_rules_split_kernels_and_nothing_else():
 
 def test_a_parameter_without_a_rule_is_named():
     with pytest.raises(ValueError, match=r"no sharding rule covers parameter head/table \(4, 4\)"):
-        parallel.param_shardings(parallel.make_mesh(), {"head": {"table": jnp.ones((4, 4))}})
+        parallel.param_shardings(parallel.make_mesh(config(2)), {"head": {"table": jnp.ones((4, 4))}})
+
+
+def test_a_parameter_without_a_rule_is_whole_where_nothing_is_split():
+    params = {"head": {"table": jnp.ones((4, 4)), "kernel": jnp.ones((4, 4)), "offset": jnp.ones(4)}}
+    assert parallel.uncovered(params) == ["head/table"]
+    assert parallel.param_shardings(parallel.make_mesh(), params)["head"]["table"].is_fully_replicated
 
 
 def test_a_kernel_that_does_not_divide_is_named():
@@ -53,7 +59,7 @@ def test_a_kernel_that_does_not_divide_is_named():
         parallel.param_shardings(parallel.make_mesh(config(2)), {"head": {"kernel": jnp.ones((1, 1, 4, 5))}})
 
 
-def test_state_is_born_sharded():
+def test_state_is_made_sharded():
     mesh = parallel.make_mesh(config(2))
     tx = optax.sgd(0.1, momentum=0.9)
 
