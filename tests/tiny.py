@@ -1,9 +1,11 @@
 """Networks small enough for two cores, one for every head and one for every encoder, as the tests use them."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from se_jax.equalizer.sites import find_sites, identity_statistics
 from se_jax.models import (
     ASPPHead,
     ConvNeXt,
@@ -84,9 +86,15 @@ def images(batch: int = 2, size: int = 65, seed: int = 0) -> np.ndarray:
 
 
 def init(model: Segmenter, size: int = 65, seed: int = 0):
-    """Variables of `model`, filled."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
-    return fill(shapes, seed)
+    """Variables of `model`, filled; those of an explicit network include its statistics."""
+    return fill(shapes(model, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)), seed)
+
+
+def shapes(model: nn.Module, *inputs):
+    """Variables of `model` without values, with the statistics that calibration gives an explicit network."""
+    variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    statistics = identity_statistics(find_sites(model, *inputs))
+    return {**variables, "equalizer": statistics} if statistics else variables
 
 
 def fill(shapes, seed: int = 0):
