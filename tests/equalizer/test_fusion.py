@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from se_jax.equalizer.fold import fold, fold_weights
 from se_jax.equalizer.fusion import (
+    MODES,
     WEIGHTINGS,
     Equalizer,
     Fusion,
@@ -103,21 +104,19 @@ def test_weighted_sum_is_its_formula_also_equalized_and_with_folded_weights(oper
     np.testing.assert_allclose(fusion.apply(folded, inputs, (8, 12)), fused, rtol=1e-6, atol=1e-6)
 
 
-def test_apart_equalizes_and_fuses_nothing():
+def test_identity_equalizes_and_fuses_nothing():
     inputs = branches()
     collection = statistics(inputs)
-    maps = Fusion(Equalizer("explicit"), "apart").apply({"equalizer": collection}, inputs)
+    maps = Fusion(Equalizer("explicit"), "identity").apply({"equalizer": collection}, inputs)
     assert list(maps) == list(inputs)
     for (name, x), constants in zip(inputs.items(), collection.values(), strict=True):
         np.testing.assert_allclose(maps[name], (x - constants["mean"]) / constants["std"], atol=1e-6)
 
 
-def test_modes_none_and_folded_leave_no_variables():
-    inputs = branches()
-    for mode in ("none", "folded"):
-        variables = Fusion(Equalizer(mode)).init(jax.random.key(0), inputs, (8, 12))
-        assert not variables
-    assert Fusion(Equalizer("explicit")).init(jax.random.key(0), inputs, (8, 12))["equalizer"]
+@pytest.mark.parametrize("mode", MODES)
+def test_no_mode_creates_variables(mode):
+    """Those of an explicit site exist only once they are measured."""
+    assert not Fusion(Equalizer(mode)).init(jax.random.key(0), branches(), (8, 12))
 
 
 def test_training_cannot_write_statistics():

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from se_jax.importers import export_weights, import_weights
-from se_jax.importers.convert import flatten, match
+from se_jax.importers.convert import match
 from se_jax.models import layers
 from se_jax.models.encoders import ConvNeXt
 from se_jax.models.encoders.convnext import EPSILON
@@ -39,8 +40,8 @@ def test_every_tensor_goes_in_and_comes_out(encoder, layout):
     result = match(model, state, variables)
     assert result.layout == layout
     assert set(result.skipped) == {name for name in state if name.split(".")[0] in ("norm", "head", "classifier")}
-    filled = {"/".join(key) for key, leaf in flatten(result.variables).items() if not np.isnan(leaf).any()}
-    assert {"/".join(key) for key in flatten(variables)} == filled | set(result.kept)
+    filled = {"/".join(key) for key, leaf in flatten_dict(result.variables).items() if not np.isnan(leaf).any()}
+    assert {"/".join(key) for key in flatten_dict(variables)} == filled | set(result.kept)
     norms = {f"params/norm{stage}/{name}" for stage in range(4) for name in ("scale", "bias")}
     assert set(result.kept) == (set() if layout == "mmseg" else norms)
     exported = export_weights(model, result.variables, layout)

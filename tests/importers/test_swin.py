@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from se_jax.importers import adapt, export_weights, import_weights
-from se_jax.importers.convert import flatten, match
+from se_jax.importers.convert import match
 from se_jax.models.encoders import Swin
 from se_jax.models.encoders.swin import EPSILON, PatchMerging
 from tests.conftest import assert_close_to_reference
@@ -39,8 +40,8 @@ def test_every_tensor_goes_in_and_comes_out(encoder, layout):
     classifier |= {name for name in state if name.startswith("head")}
     derived = {name for name in state if name.endswith(("relative_position_index", "attn_mask"))}
     assert set(result.skipped) == classifier | derived
-    filled = {"/".join(key) for key, leaf in flatten(result.variables).items() if not np.isnan(leaf).any()}
-    assert {"/".join(key) for key in flatten(variables)} == filled | set(result.kept)
+    filled = {"/".join(key) for key, leaf in flatten_dict(result.variables).items() if not np.isnan(leaf).any()}
+    assert {"/".join(key) for key in flatten_dict(variables)} == filled | set(result.kept)
     norms = {f"params/norm{stage}/{name}" for stage in range(4) for name in ("scale", "bias")}
     assert set(result.kept) == (set() if layout == "mmseg" else norms)
     exported = export_weights(model, result.variables, layout)
