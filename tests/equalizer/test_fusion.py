@@ -1,5 +1,8 @@
 """The fusion module, and what theory says of equalizers at its sites."""
 
+import functools
+import warnings
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -40,7 +43,7 @@ def statistics(inputs, seed=1):
     }
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 2**31),
     align_corners=st.booleans(),
@@ -117,6 +120,34 @@ def test_identity_equalizes_and_fuses_nothing():
 def test_no_mode_creates_variables(mode):
     """Those of an explicit site exist only once they are measured."""
     assert not Fusion(Equalizer(mode)).init(jax.random.key(0), branches(), (8, 12))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_explicit_site_without_statistics_warns_once_and_equalizes_nothing(compiled):
+    name = f"unmeasured{compiled}"  # a site warns once in a process
+    inputs = branches()
+    plain = FusionConv(name, 2, kernel_size=1)
+    explicit = plain.clone(equalizer=Equalizer("explicit"))
+    variables = explicit.init(jax.random.key(0), inputs, (8, 12))
+
+    def run(model):
+        apply = functools.partial(model.apply, size=(8, 12))
+        return (jax.jit(apply) if compiled else apply)(variables, inputs)
+
+    with pytest.warns(UserWarning, match=f"'{name}' has an explicit equalizer without statistics.*se_jax.equalize"):
+        equalized = run(explicit)
+    np.testing.assert_array_equal(equalized, run(plain))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(explicit)  # traced anew
+
+
+def test_neither_birth_nor_calibration_warns_of_missing_statistics():
+    fusion, inputs = FusionConv("unborn", 2, equalizer=Equalizer("explicit")), branches()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        variables = fusion.init(jax.random.key(0), inputs, (8, 12))
+        fusion.apply(variables, inputs, (8, 12), mutable=["moments"])
 
 
 def test_training_cannot_write_statistics():
