@@ -220,8 +220,8 @@ def test_l2_loss_is_the_squared_error_of_the_scores_and_blind_where_pixels_are_i
     [
         (SepASPPHead(3, 4, in_index=1, dilations=(1, 2), c1_channels=4), "c1", "0_aspp", False),
         (SepASPPHead(3, 4, in_index=1, dilations=(1, 2), c1_channels=4, dense=True), "c1", "0_aspp", True),
-        (DUpsamplingHead(3, 4, 5, 2, dilations=(1, 2), low_channels=4), "low0", "0_coarse", False),
-        (DUpsamplingHead(3, 4, 5, 2, dilations=(1, 2), low_channels=4), "aspp", "0_image_pool", True),
+        (DUpsamplingHead(3, 4, codes=5, ratio=2, dilations=(1, 2), low_channels=4), "low0", "0_coarse", False),
+        (DUpsamplingHead(3, 4, codes=5, ratio=2, dilations=(1, 2), low_channels=4), "aspp", "0_image_pool", True),
     ],
 )
 def test_a_branchs_scale_matters_only_in_front_of_a_dense_convolution(head, site, branch, live):
