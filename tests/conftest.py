@@ -1,11 +1,13 @@
 """Fixtures for every test: eight fake CPU devices, full float32 products, golden cases of the PyTorch reference."""
 
+import functools
 import json
 import os
 import pathlib
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the suite is written for a CPU; an accelerator would change its tolerances
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -15,21 +17,30 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_disable_most_optimizations", True)  # the suite compiles much and runs little: four times faster
 
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+# Floats are compared: a test that passes once passes again.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+SHARED = pathlib.Path(os.environ.get("SE_JAX_SHARED") or pathlib.Path(__file__).resolve().parents[2] / "shared")
+GOLDEN = pathlib.Path(__file__).parent / "golden"  # what of SHARED / "golden" is small, or a part of it; see its README
 
 
 class GoldenCase:
     """Inputs, weights and outputs of one case of the PyTorch reference.
 
-    `case["in/0"]` is an array, `case.meta` the case's description.
+    `case["in/0"]` is an array, `case.meta` the case's description. Where that has a `part`, the case is a part of
+    another: an array that it lacks is looked for there, and if that is not at hand the test is skipped.
     """
 
     def __init__(self, path: pathlib.Path):
+        self.name = path.stem
         with np.load(path) as arrays:
             self.arrays = {key: arrays[key] for key in arrays.files if key != "meta"}
             self.meta = json.loads(str(arrays["meta"]))
 
     def __getitem__(self, key: str) -> np.ndarray:
+        if key not in self.arrays and "part" in self.meta:
+            return whole_case(self.name)[key]
         return self.arrays[key]
 
     def group(self, prefix: str) -> dict[str, np.ndarray]:
@@ -37,19 +48,40 @@ class GoldenCase:
         return {key[len(prefix) + 1 :]: value for key, value in self.arrays.items() if key.startswith(prefix + "/")}
 
 
+def is_in_repository(name: str) -> bool:
+    """Whether the repository has that golden case, or a part of it."""
+    return (GOLDEN / f"{name}.npz").exists()
+
+
+@functools.cache
+def whole_case(name: str) -> GoldenCase:
+    """The reference's case as it was recorded; skips where that is not at hand."""
+    theirs = SHARED / "golden" / f"{name}.npz"
+    if theirs.exists():
+        return GoldenCase(theirs)
+    if is_in_repository(name) and "part" not in (case := GoldenCase(GOLDEN / f"{name}.npz")).meta:
+        return case
+    pytest.skip(f"golden case {theirs} is not at hand (outputs of the PyTorch reference, kept outside the project)")
+
+
 @pytest.fixture(scope="session")
 def golden():
-    """`golden(name)` -> GoldenCase; skips where the reference's outputs are not at hand."""
+    """`golden(name)` -> the repository's GoldenCase of that name, which may be a part; `golden(name, "whole")`: all.
 
-    def load(name: str) -> GoldenCase:
-        path = SHARED / "golden" / f"{name}.npz"
-        if not path.exists():
-            pytest.skip(
-                f"golden case {path} is not at hand (outputs of the PyTorch reference, kept outside the project)"
-            )
-        return GoldenCase(path)
+    Cases that the repository does not have are looked for outside it, and the test is skipped where they are not.
+    """
+
+    @functools.cache
+    def load(name: str, which: str = "part") -> GoldenCase:
+        if which == "part" and is_in_repository(name):
+            return GoldenCase(GOLDEN / f"{name}.npz")
+        return whole_case(name)
 
     return load
+
+
+# For tests of cases of which the repository has a part: once with that, once with the whole
+part_and_whole = pytest.mark.parametrize("which", ["part", "whole"])
 
 
 @pytest.fixture(scope="session")

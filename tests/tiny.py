@@ -93,8 +93,10 @@ def init(model: Segmenter, size: int = 65, seed: int = 0):
 def shapes(model: nn.Module, *inputs):
     """Variables of `model` without values, with the statistics that calibration gives an explicit network."""
     variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-    statistics = identity_statistics(find_sites(model, *inputs))
-    return {**variables, "equalizer": statistics} if statistics else variables
+    equalizer = getattr(getattr(model, "decoder", model), "equalizer", None)
+    if equalizer is None or equalizer.mode != "explicit":
+        return variables
+    return {**variables, "equalizer": identity_statistics(find_sites(model, *inputs))}
 
 
 def fill(shapes, seed: int = 0):

@@ -165,7 +165,7 @@ class Fusion(nn.Module):
         x = x.astype(jnp.float32)
         if not self.has_variable("equalizer", key):
             if not (self.is_initializing() or self._measuring()):
-                _warn_of_missing_statistics("/".join(self.path))
+                _warn_of_missing_statistics("/".join(self.path) or self.name)
             return x
         statistics = self.get_variable("equalizer", key)
         return (x - statistics["mean"]) / statistics["std"]

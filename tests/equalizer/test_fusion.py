@@ -1,5 +1,8 @@
 """The fusion module, and what theory says of equalizers at its sites."""
 
+import functools
+import warnings
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from se_jax.equalizer.fold import fold, fold_weights
 from se_jax.equalizer.fusion import (
+    MODES,
     WEIGHTINGS,
     Equalizer,
     Fusion,
@@ -39,7 +43,7 @@ def statistics(inputs, seed=1):
     }
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 2**31),
     align_corners=st.booleans(),
@@ -103,21 +107,47 @@ def test_weighted_sum_is_its_formula_also_equalized_and_with_folded_weights(oper
     np.testing.assert_allclose(fusion.apply(folded, inputs, (8, 12)), fused, rtol=1e-6, atol=1e-6)
 
 
-def test_apart_equalizes_and_fuses_nothing():
+def test_identity_equalizes_and_fuses_nothing():
     inputs = branches()
     collection = statistics(inputs)
-    maps = Fusion(Equalizer("explicit"), "apart").apply({"equalizer": collection}, inputs)
+    maps = Fusion(Equalizer("explicit"), "identity").apply({"equalizer": collection}, inputs)
     assert list(maps) == list(inputs)
     for (name, x), constants in zip(inputs.items(), collection.values(), strict=True):
         np.testing.assert_allclose(maps[name], (x - constants["mean"]) / constants["std"], atol=1e-6)
 
 
-def test_modes_none_and_folded_leave_no_variables():
+@pytest.mark.parametrize("mode", MODES)
+def test_no_mode_creates_variables(mode):
+    """Those of an explicit site exist only once they are measured."""
+    assert not Fusion(Equalizer(mode)).init(jax.random.key(0), branches(), (8, 12))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_explicit_site_without_statistics_warns_once_and_equalizes_nothing(compiled):
+    name = f"unmeasured{compiled}"  # a site warns once in a process
     inputs = branches()
-    for mode in ("none", "folded"):
-        variables = Fusion(Equalizer(mode)).init(jax.random.key(0), inputs, (8, 12))
-        assert not variables
-    assert Fusion(Equalizer("explicit")).init(jax.random.key(0), inputs, (8, 12))["equalizer"]
+    plain = FusionConv(name, 2, kernel_size=1)
+    explicit = plain.clone(equalizer=Equalizer("explicit"))
+    variables = explicit.init(jax.random.key(0), inputs, (8, 12))
+
+    def run(model):
+        apply = functools.partial(model.apply, size=(8, 12))
+        return (jax.jit(apply) if compiled else apply)(variables, inputs)
+
+    with pytest.warns(UserWarning, match=f"'{name}' has an explicit equalizer without statistics.*se_jax.equalize"):
+        equalized = run(explicit)
+    np.testing.assert_array_equal(equalized, run(plain))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(explicit)  # traced anew
+
+
+def test_neither_birth_nor_calibration_warns_of_missing_statistics():
+    fusion, inputs = FusionConv("unborn", 2, equalizer=Equalizer("explicit")), branches()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        variables = fusion.init(jax.random.key(0), inputs, (8, 12))
+        fusion.apply(variables, inputs, (8, 12), mutable=["moments"])
 
 
 def test_training_cannot_write_statistics():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from se_jax.importers import adapt
@@ -22,7 +22,6 @@ def test_bicubic_is_torchs(length, expected):
     np.testing.assert_allclose(adapt.bicubic_matrix(5, length) @ LINE, expected, rtol=1e-5)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_bicubic_keeps_constants_and_a_size_that_fits(source, length):
     np.testing.assert_allclose(adapt.bicubic_matrix(source, length).sum(1), 1, atol=1e-12)

@@ -15,6 +15,7 @@ from se_jax.config import recipes
 from se_jax.importers import __main__ as command
 from se_jax.importers import export_weights, files, start_from
 from se_jax.models import build
+from tests import tiny
 
 
 @pytest.fixture
@@ -148,8 +149,8 @@ def test_what_does_not_fit_leaves_nothing_behind(config, tmp_path, change):
 def test_networks_with_equalizers_are_not_exported(config, tmp_path):
     config.model.equalizer.mode = "explicit"
     model = build(config.model)
-    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+    shapes = tiny.shapes(model, jnp.zeros((1, 32, 32, 3)))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     with pytest.raises(ValueError, match="only networks without scale equalizers can be written for PyTorch"):
         export_weights(model, variables)
 

@@ -8,6 +8,7 @@ import pytest
 from se_jax.importers import adapt, export_weights, import_weights
 from se_jax.importers.convert import match
 from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter
+from tests.importers import recorded
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +23,9 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def state_dict(golden):
-    """The weights of the reference's segmentor of that shape."""
-    return golden("train_sgd_tiny").group("sd")
+def state_dict():
+    """Tensors of the names and shapes of the reference's segmentor."""
+    return recorded.tensors("segmentor_mmseg")
 
 
 def test_whole_segmentor(network, state_dict):

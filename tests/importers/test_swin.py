@@ -1,18 +1,16 @@
-"""Swin's layouts, both ways, by the recorded names of each; and the torch networks themselves where installed."""
+"""Swin: what its layouts order differently or lack; and the torch networks themselves where installed."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax.importers import adapt, export_weights, import_weights
-from se_jax.importers.convert import flatten, match
+from se_jax.importers import adapt, import_weights
+from se_jax.importers.convert import match
 from se_jax.models.encoders import Swin
 from se_jax.models.encoders.swin import EPSILON, PatchMerging
-from tests.conftest import assert_close_to_reference
 from tests.importers import recorded
+from tests.importers.witness import assert_same_before_the_output_norms, torch_network
 
-LAYOUTS = ("mmseg", "timm", "official", "torchvision")
 NORMS = {f"norm{stage}.{name}" for stage in range(4) for name in ("weight", "bias")}
 TINY = {"width": 8, "depths": (2, 1, 2, 1), "heads": (1, 2, 2, 4), "window": 2}
 
@@ -26,36 +24,6 @@ def initial(model):
 def encoder():
     model = Swin(width=24, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8))
     return model, initial(model)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_tensor_goes_in_and_comes_out(encoder, layout):
-    model, variables = encoder
-    state = recorded.tensors(f"swin_{layout}")
-    result = match(model, state, variables)
-    assert result.layout == layout
-    assert not result.adapted
-    classifier = set() if layout == "mmseg" else {"norm.weight", "norm.bias"}
-    classifier |= {name for name in state if name.startswith("head")}
-    derived = {name for name in state if name.endswith(("relative_position_index", "attn_mask"))}
-    assert set(result.skipped) == classifier | derived
-    filled = {"/".join(key) for key, leaf in flatten(result.variables).items() if not np.isnan(leaf).any()}
-    assert {"/".join(key) for key in flatten(variables)} == filled | set(result.kept)
-    norms = {f"params/norm{stage}/{name}" for stage in range(4) for name in ("scale", "bias")}
-    assert set(result.kept) == (set() if layout == "mmseg" else norms)
-    exported = export_weights(model, result.variables, layout)
-    assert set(exported) == (set(state) - set(result.skipped)) | NORMS
-    for name in set(exported) - (NORMS - set(state)):
-        np.testing.assert_array_equal(exported[name], state[name], err_msg=name)
-
-
-def test_layouts_agree_on_one_network(encoder):
-    """What one layout wrote, another reads as the same network."""
-    model, variables = encoder
-    original = import_weights(model, recorded.tensors("swin_mmseg"), variables)
-    for layout in LAYOUTS:
-        again = import_weights(model, export_weights(model, original, layout), variables)
-        jax.tree.map(np.testing.assert_array_equal, again, original)
 
 
 def test_checkpoints_converted_for_the_reference_lack_the_output_norms(encoder):
@@ -93,30 +61,6 @@ def test_patch_merging_takes_the_pixels_in_the_order_of_the_layout(encoder, layo
     np.testing.assert_allclose(PatchMerging().apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4)
 
 
-def torch_network(make):
-    """A torch network with weights away from their neutral start, and its state dict as numpy arrays."""
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    network = make().eval()
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            spread = 1.0 if name.endswith("table") else 0.3 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
-            parameter.copy_(torch.randn_like(parameter) * spread + (1 if "norm" in name and "weight" in name else 0))
-    return network, {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-
-
-def assert_same_before_the_output_norms(state, layout, x, maps):
-    """Our maps are theirs [b, h, w, c] behind LayerNorms of weight one and bias zero."""
-    model = Swin(**TINY)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    norms = [(f"norm{stage}", c) for stage, c in enumerate(model.channels)]
-    state |= {f"{name}.weight": np.ones(c) for name, c in norms} | {f"{name}.bias": np.zeros(c) for name, c in norms}
-    ours = jax.jit(model.apply)(import_weights(model, state, shapes, layout), x.transpose(0, 2, 3, 1))
-    for actual, theirs in zip(ours, maps, strict=True):
-        mean, var = theirs.mean(-1, keepdims=True), theirs.var(-1, keepdims=True)
-        assert_close_to_reference(actual, (theirs - mean) / np.sqrt(var + EPSILON))
-
-
 def test_same_maps_as_torchvision():
     """Also where windows need padding; every map is larger than a window, since torchvision drops the shift if not."""
     torch = pytest.importorskip("torch")
@@ -130,7 +74,7 @@ def test_same_maps_as_torchvision():
             y = layer(y)
             if index % 2:
                 maps.append(y.numpy())
-    assert_same_before_the_output_norms(state, "torchvision", x, maps)
+    assert_same_before_the_output_norms(Swin(**TINY), EPSILON, state, "torchvision", x, maps)
 
 
 def test_same_maps_as_timm():
@@ -146,4 +90,6 @@ def test_same_maps_as_timm():
     x = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
     with torch.no_grad():
         maps = network.forward_intermediates(torch.from_numpy(x), intermediates_only=True)
-    assert_same_before_the_output_norms(state, "timm", x, [m.permute(0, 2, 3, 1).numpy() for m in maps])
+    assert_same_before_the_output_norms(
+        Swin(**TINY), EPSILON, state, "timm", x, [m.permute(0, 2, 3, 1).numpy() for m in maps]
+    )

@@ -18,7 +18,7 @@ FEATURES = tuple(jnp.zeros((1, 64 // s, 64 // s, c)) for s, c in ((4, 6), (8, 8)
 
 
 def head_and_template(variant, **options):
-    head = VWFormerHead(5, variant, channels=64, **options)
+    head = VWFormerHead(5, variant=variant, channels=64, **options)
     return head, jax.eval_shape(head.init, jax.random.key(0), FEATURES)
 
 

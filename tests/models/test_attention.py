@@ -84,7 +84,7 @@ def test_attention_in_bfloat16_has_a_float32_softmax():
     assert jnp.abs(rough - exact).max() < 0.02
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     rows=st.integers(1, 3),
     columns=st.integers(1, 3),

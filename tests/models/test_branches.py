@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from se_jax.equalizer.sites import find_sites
 from se_jax.models.branches import branch_maps, branch_names
 from se_jax.models.segmenter import normalize
 from tests import tiny
@@ -14,7 +15,8 @@ def test_every_level_branch_and_the_logits_are_found():
     variables = tiny.init(model)
     names = branch_names(model, variables, (65, 65))
     assert names[:4] == [f"encoder/{level}" for level in range(4)] and names[-1] == "logits"
-    assert list(dict.fromkeys(name.partition("/")[0] for name in names[4:-1])) == list(model.sites)
+    found = [site.name for site in find_sites(model, jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32))]
+    assert list(dict.fromkeys(name.partition("/")[0] for name in names[4:-1])) == found
     assert names[4:9] == ["ppm/input", *(f"ppm/pool{scale}" for scale in (1, 2, 3, 6))]
 
     images = normalize(jnp.asarray(tiny.images()))

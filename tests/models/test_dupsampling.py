@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from experiments import counts
-from se_jax.dupsampling import windows as dupsample
-from se_jax.losses import pixel_cross_entropy as losses
-from se_jax.models import DUpsamplingHead, Equalizer, ResNet, Segmenter, SepASPPHead, Xception, layers
+from se_jax.equalizer.fusion import Equalizer
+from se_jax.equalizer.sites import find_sites, identity_statistics
+from se_jax.losses import IGNORE, PixelCrossEntropy
+from se_jax.losses.codes import squared_error_of_codes
+from se_jax.models import DUpsamplingHead, ResNet, Segmenter, SepASPPHead, Xception, layers
 from se_jax.models.decoders.aspp import atrous_pyramid
-from se_jax.models.decoders.dupsampling import DUpsample
+from se_jax.models.decoders.dupsampling import DUpsample, tile, untile
 
 VOC = 21
 
@@ -59,7 +61,7 @@ def maps():
 def decoder_gflops(head, features) -> float:
     """Two a multiply-add of convolutions, and of a fitted decoder the addition of its bias and the division by T."""
     shapes, variables = jax.eval_shape(head.init_with_output, jax.random.key(0), features)
-    elementwise = 2 * shapes.size if "dupsampling" in variables else 0
+    elementwise = 2 * shapes["logits"].size if "dupsampling" in variables else 0
     return (2 * (counts.multiply_adds(head, features) - counts.multiply_adds(Pyramid(), features)) + elementwise) / 1e9
 
 
@@ -142,12 +144,12 @@ def test_scores_are_w_times_the_code_plus_the_mean_window_by_window():
 def test_the_loss_of_perfect_scores_has_a_floor_that_the_temperature_lowers(classes, temperature):
     """Scores that equal the one-hot window, at T = 1 and 21 classes, cost 2.1232: there Fig. 5 gets stuck."""
     label = np.random.default_rng(0).integers(0, classes, (1, 4, 4)).astype(np.uint8)
-    codes = dupsample.tile(np.eye(classes, dtype=np.float32)[label], 2)
+    codes = tile(np.eye(classes, dtype=np.float32)[label], 2)
     size = codes.shape[-1]
 
     def loss(log_temperature):
         logits = upsampled(codes, classes, 2, jnp.eye(size), jnp.zeros(size), log_temperature)
-        return losses.cross_entropy(logits, label, label.size)[0]
+        return PixelCrossEntropy()({"logits": logits}, {}, {"label": label}, label.size, None)["loss_decoder"]
 
     floor, slope = jax.value_and_grad(loss)(float(np.log(temperature)))
     assert floor == pytest.approx(np.log(1 + (classes - 1) * np.exp(-1 / temperature)), rel=1e-4, abs=1e-6)
@@ -173,9 +175,8 @@ def test_the_decoder_is_born_orthonormal_and_its_codes_are_handed_out():
     variables = head.init(jax.random.key(1), features)
     kernel = variables["dupsampling"]["dupsample"]["kernel"]
     np.testing.assert_allclose(kernel @ kernel.T, np.eye(5), atol=1e-5)
-    logits, updates = head.apply(variables, features, mutable=["codes"])
-    scores = updates["codes"]["dupsample"]["codes"] @ kernel
-    np.testing.assert_allclose(dupsample.untile(scores, 2), logits, atol=1e-5)
+    outputs = head.apply(variables, features)
+    np.testing.assert_allclose(untile(outputs["codes"] @ kernel, 2), outputs["logits"], atol=1e-5)
 
 
 # ---- The L2 loss ----
@@ -190,16 +191,15 @@ def test_l2_loss_is_the_squared_error_of_the_scores_and_blind_where_pixels_are_i
     codes = np.float32(rng.normal(size=(2, 3, 3, 12)))  # the last row of windows sticks out
 
     def loss(codes, label=label):
-        divided = {"ratio": ratio, "label": label, "divide_by": 10.0}
-        return float(losses.squared_error_of_codes(codes, kernel, bias, **divided))
+        return float(squared_error_of_codes(codes, kernel, bias, ratio=ratio, label=label)) / 10
 
-    scores = dupsample.untile(codes @ kernel + bias, ratio)[:, :4]
+    scores = untile(codes @ kernel + bias, ratio)[:, :4]
     expected = np.square(scores - np.eye(classes)[label]).sum() / 12 * ratio**2 / 10  # twelve codes
     assert loss(codes) == pytest.approx(expected, rel=1e-5)
 
     ignored = label.copy()
-    ignored[0, :2, :2] = losses.IGNORE
-    ignored[1, 3, 5] = losses.IGNORE
+    ignored[0, :2, :2] = IGNORE
+    ignored[1, 3, 5] = IGNORE
     other = codes.copy()
     other[0, 0, 0] += 1  # the window without a label
     other[:, 2] -= 1  # those that stick out
@@ -220,8 +220,8 @@ def test_l2_loss_is_the_squared_error_of_the_scores_and_blind_where_pixels_are_i
     [
         (SepASPPHead(3, 4, in_index=1, dilations=(1, 2), c1_channels=4), "c1", "0_aspp", False),
         (SepASPPHead(3, 4, in_index=1, dilations=(1, 2), c1_channels=4, dense=True), "c1", "0_aspp", True),
-        (DUpsamplingHead(3, 4, 5, 2, dilations=(1, 2), low_channels=4), "low0", "0_coarse", False),
-        (DUpsamplingHead(3, 4, 5, 2, dilations=(1, 2), low_channels=4), "aspp", "0_image_pool", True),
+        (DUpsamplingHead(3, 4, codes=5, ratio=2, dilations=(1, 2), low_channels=4), "low0", "0_coarse", False),
+        (DUpsamplingHead(3, 4, codes=5, ratio=2, dilations=(1, 2), low_channels=4), "aspp", "0_image_pool", True),
     ],
 )
 def test_a_branchs_scale_matters_only_in_front_of_a_dense_convolution(head, site, branch, live):
@@ -229,12 +229,12 @@ def test_a_branchs_scale_matters_only_in_front_of_a_dense_convolution(head, site
     head = head.clone(equalizer=Equalizer("explicit", sites=(site,)), dropout=0.0)
     keys = jax.random.split(jax.random.key(0), 2)
     features = jax.random.normal(keys[0], (2, 8, 8, 4)), jax.random.normal(keys[1], (2, 4, 4, 6))
-    variables = head.init(jax.random.key(1), features)
+    variables = {**head.init(jax.random.key(1), features), "equalizer": identity_statistics(find_sites(head, features))}
     (holder,) = variables["equalizer"].values()
     assert sorted(holder) == [site]
 
     def logits():
-        return head.apply(variables, features, train=True, mutable=["batch_stats"])[0]
+        return head.apply(variables, features, train=True, mutable=["batch_stats"])[0]["logits"]
 
     before = logits()
     holder[site][branch]["std"] *= 0.2
@@ -242,7 +242,8 @@ def test_a_branchs_scale_matters_only_in_front_of_a_dense_convolution(head, site
     assert change > 0.1 if live else change < 0.02
 
 
-def test_sites_in_nesting_order():
+def test_sites_in_running_order():
     head = DUpsamplingHead(3, low_level=(0, 2), equalizer=Equalizer("explicit"))
-    assert head.sites == {"aspp": True, "low0": False, "low1": False}
-    assert Segmenter(None, head).equalized_sites == ("aspp",)
+    features = [jax.ShapeDtypeStruct((1, 16 // stride, 16 // stride, 4), jnp.float32) for stride in (1, 2, 4, 8)]
+    found = [(site.name, site.equalized) for site in find_sites(head, features)]
+    assert found == [("aspp", True), ("low0", False), ("low1", False)]

@@ -10,7 +10,6 @@ import pytest
 from jax import lax
 
 from se_jax.models import layers
-from se_jax.models.encoders import efficientnet
 from se_jax.models.encoders.efficientnet import (
     VARIANTS,
     EfficientNet,
@@ -178,41 +177,3 @@ def test_fused_form_has_dense_kernels_of_the_blocks_size_and_no_squeeze():
     assert params["blocks_0_0"]["conv"]["kernel"].shape == (3, 3, 32, 16)
     assert set(params["blocks_2_0"]) == {"conv_exp", "bn1", "conv_pwl", "bn2"}
     assert params["blocks_2_0"]["conv_exp"]["kernel"].shape == (5, 5, 24, 144)
-
-
-def test_remat_changes_neither_variables_nor_gradients(monkeypatch):
-    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])  # three blocks, the last with drop path
-    monkeypatch.setattr(efficientnet, "OUTPUTS", (0, 1))
-    plain = EfficientNet(width=0.25, drop_path=0.9)
-    remat = plain.clone(remat=True)
-    assert jax.tree.structure(shapes(plain)) == jax.tree.structure(shapes(remat))
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes(plain))
-    images = jax.random.normal(jax.random.key(1), (4, 9, 8, 3))
-
-    def gradient(model):
-        def loss(params):
-            rngs = {"dropout": jax.random.key(2)}
-            maps, _ = model.apply({**variables, "params": params}, images, True, mutable=["batch_stats"], rngs=rngs)
-            return sum(jnp.mean(m**2) for m in maps)
-
-        return jax.jit(jax.grad(loss))(variables["params"])
-
-    for a, b in zip(jax.tree.leaves(gradient(plain)), jax.tree.leaves(gradient(remat)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"variant": "b8"}, "variant is 'b8'; expected one of b0, b1"),
-        ({"padding": "valid"}, "padding is 'valid'; expected one of same, symmetric"),
-        ({"width": 0.0}, "width is 0.0; expected a positive"),
-        ({"depth": -1}, "depth is -1; expected a positive"),
-        ({"momentum": 0.0}, r"momentum is 0.0; expected a share in \(0, 1\]"),
-        ({"drop_path": 1.0}, r"drop_path is 1.0; expected a rate in \[0, 1\)"),
-    ],
-)
-def test_unknown_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        EfficientNet(**options)

@@ -12,6 +12,7 @@ from se_jax import parallel
 from se_jax.config import options, recipes
 from se_jax.equalizer import calibrate
 from se_jax.equalizer.fold import can_fold, fold, fold_weights
+from se_jax.equalizer.sites import check_sites, find_sites
 from se_jax.models import EfficientNet, ESegHead, Segmenter, Xception, build
 from se_jax.models.layers import Conv, avg_pool_ceil
 from se_jax.models.segmenter import normalize
@@ -25,7 +26,7 @@ DEEPLAB_GMAC = 418.4  # DeepLabv3+, Xception-65 of output stride 16, 1025x2049; 
 
 
 def network(size, **decoder):
-    config = cityscapes_eseg.get_config(size)
+    config = recipes.load(f"cityscapes_eseg:{size}")
     config.model.decoder.update(decoder)
     return build(config.model)
 
@@ -132,13 +133,18 @@ def test_every_output_sees_the_whole_crop_where_p9_is_one_pixel(top_level):
 SITES = ["extra", *(f"topdown_0_{i}" for i in (6, 5, 4, 3, 2)), *(f"bottomup_0_{i}" for i in range(3, 8)), "sum"]
 
 
-def test_sites_in_nesting_order_the_last_sum_alone_by_default():
+def test_sites_in_running_order_the_last_sum_alone_by_default():
     model = tiny.network("eseg", "explicit")
-    assert list(model.sites) == SITES
-    assert model.equalized_sites == ("sum",)
-    assert model.with_equalizer(sites=("sum", "topdown_*", "extra")).equalized_sites == (*SITES[:6], "sum")
-    assert len(network("s").sites) == 2 + 4 * 14
-    assert "extra" not in network("s", top_level=5).sites
+    assert sites(model) == SITES
+    assert sites(model, equalized=True) == ["sum"]
+    assert sites(model.with_equalizer(sites=("sum", "topdown_*", "extra")), equalized=True) == [*SITES[:6], "sum"]
+    assert len(sites(network("s"))) == 2 + 4 * 14
+    assert "extra" not in sites(network("s", top_level=5))
+
+
+def sites(model, equalized=False):
+    """Names of all sites, or of the equalized ones."""
+    return [site.name for site in find_sites(model, counts.image(64, 64)) if site.equalized or not equalized]
 
 
 BRANCHES = {
@@ -154,7 +160,7 @@ def test_equalized_branches_have_mean_0_and_std_1(upsample, equalized):
     """Extra levels, a node of either way and the last sum, each calibrated behind those before it."""
     head = ESegHead(2, channels=8, repeats=1, top_level=6, upsample=upsample)
     model = Segmenter(Pooled(), head).with_equalizer(mode="explicit", sites=tuple(reversed(equalized)))
-    assert model.equalized_sites == tuple(equalized)
+    assert sites(model, equalized=True) == list(equalized)
     variables = parallel.jit_once(model.init)(jax.random.key(0), jnp.zeros((2, 65, 65, 3)))
     batches = [{"image": tiny.images(8, 65)}]
     after, rows = calibrate.calibrate(model, variables, lambda: batches, jit=parallel.jit_once)
@@ -230,12 +236,13 @@ def train(head, size):
         ),
     ],
 )
-def test_build_names_what_is_wrong(change, message):
+def test_what_is_wrong_is_named(change, message):
     config = recipes.load("cityscapes_eseg:s").model
-    for part, options in change.items():
-        config[part].update(ConfigDict(options))
+    for part, changed in change.items():
+        config[part].update(ConfigDict(changed))
     with pytest.raises(ValueError, match=message):
-        build(config)
+        model = build(config)
+        check_sites(find_sites(model, counts.image(64, 64)), model.decoder.equalizer, "decoder 'eseg'")
 
 
 def test_an_encoder_of_another_stride_is_refused():

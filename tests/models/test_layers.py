@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from se_jax.models import layers
-from tests.conftest import assert_close_to_reference
+from tests.conftest import assert_close_to_reference, part_and_whole
 
 
 def nhwc(array):
@@ -24,21 +24,24 @@ def once(function, *arguments):
 # --- the reference's operators
 
 
-def test_resize_equals_the_reference(golden):
-    case = golden("op_resize_bilinear")
+@part_and_whole
+def test_resize_equals_the_reference(golden, which):
+    case = golden("op_resize_bilinear", which)
     for spec in case.meta["cases"]:
         size, align_corners = tuple(spec["out"]), spec["align_corners"]
         actual = once(lambda x: layers.resize(x, size, align_corners), nhwc(case[f"in/{spec['i']}"]))  # noqa: B023
         assert_close_to_reference(actual, nhwc(case[f"out/{spec['i']}"]))
 
 
-def test_resize_on_accelerators_equals_the_reference(golden, monkeypatch):
+@part_and_whole
+def test_resize_on_accelerators_equals_the_reference(golden, which, monkeypatch):
     monkeypatch.setattr(layers, "on_cpu", lambda: False)
-    test_resize_equals_the_reference(golden)
+    test_resize_equals_the_reference(golden, which)
 
 
-def test_adaptive_pooling_equals_the_reference(golden):
-    case = golden("op_adaptive_avg_pool")
+@part_and_whole
+def test_adaptive_pooling_equals_the_reference(golden, which):
+    case = golden("op_adaptive_avg_pool", which)
     for spec in case.meta["cases"]:
         actual = once(lambda x: layers.adaptive_avg_pool(x, spec["pool"]), nhwc(case[f"in/{spec['i']}"]))  # noqa: B023
         assert_close_to_reference(actual, nhwc(case[f"out/{spec['i']}"]))
@@ -52,10 +55,11 @@ def test_pooling_equals_the_reference(golden):
         assert_close_to_reference(layers.avg_pool_ceil(x, 2), nhwc(case[f"out/avgpool_ceil/{i}"]))
 
 
+@part_and_whole
 @pytest.mark.parametrize("cpu", [True, False])
-def test_convolution_equals_the_reference(golden, cpu, monkeypatch):
+def test_convolution_equals_the_reference(golden, which, cpu, monkeypatch):
     monkeypatch.setattr(layers, "on_cpu", lambda: cpu)
-    case = golden("op_conv")
+    case = golden("op_conv", which)
     for spec in case.meta["cases"]:
         kernel = case[f"sd/{spec['i']}.weight"].transpose(2, 3, 1, 0)
         geometry = {"strides": spec["stride"], "padding": spec["pad"], "dilation": spec["dilation"]}
@@ -178,7 +182,7 @@ def test_convolutions_start_kaiming_normal(groups):
 # --- convolution
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     taps=st.sampled_from([1, 2, 3, 5]),
@@ -247,7 +251,7 @@ def test_convolutions_of_a_cpu_equal_xlas_with_gradients(size, taps, groups, out
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     depthwise=st.booleans(),

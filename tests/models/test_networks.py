@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from se_jax import checkpoints, parallel
 from se_jax.equalizer.fold import fold
-from se_jax.equalizer.fusion import sites
+from se_jax.equalizer.fusion import site_variables
+from se_jax.equalizer.sites import check_sites, find_sites
 from se_jax.importers import export_weights, import_weights, tables
 from se_jax.models import build
 from se_jax.models.segmenter import normalize
@@ -84,11 +85,15 @@ class TestEveryNetwork:
         moved = jax.tree.map(lambda old, new: bool(jnp.any(old != new)), old, updates["batch_stats"])
         assert all(jax.tree.leaves(moved))
 
-    def test_declared_sites_are_the_traced_ones(self, network):
+    def test_sites_that_are_found_are_those_that_leave_moments(self, network):
         model, variables, sides = network
         images = jax.ShapeDtypeStruct((2, sides[0], sides[0], 3), jnp.float32)
         _, updates = jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["moments"]), variables, images)
-        assert {path[-1] for path, _ in sites(updates["moments"])} == set(model.sites)
+        found = {site.path: site.branches for site in find_sites(model, images)}
+        assert found == {
+            path: {key: moments["mean"].shape[-1] for key, moments in branches.items()}
+            for path, branches in site_variables(updates["moments"])
+        }
 
     def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state(self, network):
         model, variables, sides = network
@@ -190,7 +195,6 @@ def test_batch_of_one_is_refused_where_its_variance_is_undefined():
         ({"encoder.name": "vgg"}, "model.encoder.name is 'vgg'; expected one of convnext, .*resnet"),
         ({"dtype": "float16"}, "model.dtype is 'float16'; expected one of float32, bfloat16"),
         ({"decoder.pool_sizes": (1, 2)}, "model.decoder has unknown options pool_sizes; PSPHead takes .*pool_scales"),
-        ({"equalizer.sites": "ppm,fpn"}, "equalizer.sites names fpn, which decoder 'psp' does not have.*ppm"),
         ({"equalizer.mode": "explicid"}, "equalizer.mode is 'explicid'; expected one of none, explicit, folded"),
     ],
 )
@@ -210,9 +214,24 @@ def test_an_equalizer_without_a_site_is_refused():
     config = options("fcn")
     config.equalizer.mode = "explicit"
     with pytest.raises(ValueError, match="no site is equalized by default; name one of concat_input"):
-        build(config)
+        check(config)
     config.equalizer.sites = "concat_input"
-    assert build(config).equalized_sites == ("concat_input",)
+    assert [site.name for site in check(config) if site.equalized] == ["concat_input"]
+
+
+def test_a_site_that_the_network_does_not_have_is_named():
+    config = options()
+    config.equalizer.sites = "ppm,fpn"
+    with pytest.raises(ValueError, match="equalizer.sites names fpn, which decoder 'psp' does not have.*ppm"):
+        check(config)
+
+
+def check(config):
+    """The sites of the config's network, checked as training does."""
+    model = build(config)
+    found = find_sites(model, jax.ShapeDtypeStruct((2, 65, 65, 3), jnp.float32))
+    check_sites(found, model.decoder.equalizer, f"decoder '{config.decoder.name}'")
+    return found
 
 
 def test_build_takes_lists_as_json_gives_them():

@@ -35,7 +35,7 @@ def torch_matrix(source, length, align_corners):
     return matrix
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(source=st.integers(1, 24), length=st.integers(1, 60), align_corners=st.booleans())
 def test_resize_is_torchs_for_any_size(source, length, align_corners):
     actual = interpolation_matrix(source, length, align_corners)
@@ -57,7 +57,7 @@ def test_resize_by_gathers_equals_jax_image_resize(factors):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(source=st.integers(1, 12), length=st.integers(1, 40), align_corners=st.booleans())
 def test_resize_gradient_is_the_transpose(source, length, align_corners):
     matrix = torch_matrix(source, length, align_corners)
@@ -103,7 +103,7 @@ def test_variance_of_upsampled_noise_in_two_dimensions():
         assert abs(float(upsampled.mean() - noise.mean())) < 1e-5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     values=st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=24),
     columns=st.integers(1, 4),

@@ -7,8 +7,10 @@ import pytest
 
 from se_jax.equalizer.fold import fold
 from se_jax.equalizer.fusion import Equalizer
+from se_jax.equalizer.sites import find_sites
 from se_jax.importers import import_weights
 from se_jax.models.decoders import SegformerHead
+from tests import tiny
 from tests.conftest import assert_close_to_reference
 
 
@@ -24,7 +26,7 @@ def test_equals_the_reference(golden):
     inputs = [case[f"in/{i}"].transpose(0, 2, 3, 1) for i in range(4)]
     head = SegformerHead(case.meta["kwargs"]["num_classes"], channels=case.meta["kwargs"]["channels"])
     variables = import_weights(head, case.group("sd"), jax.eval_shape(head.init, jax.random.key(0), inputs))
-    assert_close_to_reference(jax.jit(head.apply)(variables, inputs), case["out/0"].transpose(0, 2, 3, 1))
+    assert_close_to_reference(jax.jit(head.apply)(variables, inputs)["logits"], case["out/0"].transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize(
@@ -38,9 +40,9 @@ def test_parameter_count_is_the_published_one(channels, classes, millions):
 
 def test_its_one_site_holds_the_four_levels_finest_first():
     head = SegformerHead(5, channels=8, equalizer=Equalizer("explicit"))
-    assert head.sites == {"fusion": True}
-    variables = jax.eval_shape(head.init, jax.random.key(0), features())
-    assert sorted(variables["equalizer"]["fusion_conv"]["fusion"]) == ["0_level0", "1_level1", "2_level2", "3_level3"]
+    (site,) = find_sites(head, features())
+    assert site.path == ("fusion_conv", "fusion") and site.equalized
+    assert list(site.branches) == ["0_level0", "1_level1", "2_level2", "3_level3"]
 
 
 @pytest.mark.parametrize("statistics", ["global", "channel"])
@@ -52,10 +54,10 @@ def test_folded_head_equals_explicit_head(statistics):
         positive = path[-1].key in ("scale", "var", "std")
         return np.float32(rng.uniform(0.2, 2, leaf.shape) if positive else rng.normal(0, 0.5, leaf.shape))
 
-    variables = jax.tree.map_with_path(draw, jax.eval_shape(head.init, jax.random.key(0), x))
-    expected = jax.jit(head.apply)(variables, x)
+    variables = jax.tree.map_with_path(draw, tiny.shapes(head, x))
+    expected = jax.jit(head.apply)(variables, x)["logits"]
     folded_variables = fold(variables)
-    folded = jax.jit(head.clone(equalizer=Equalizer("folded", statistics)).apply)(folded_variables, x)
+    folded = jax.jit(head.clone(equalizer=Equalizer("folded", statistics)).apply)(folded_variables, x)["logits"]
     assert jnp.abs(folded - expected).max() <= 1e-5 * expected.std()
-    plain = jax.jit(head.clone(equalizer=Equalizer()).apply)(folded_variables, x)
+    plain = jax.jit(head.clone(equalizer=Equalizer()).apply)(folded_variables, x)["logits"]
     assert jnp.abs(plain - expected).max() > 1e-2 * expected.std()

@@ -1,4 +1,4 @@
-"""Swin against the PyTorch reference, its windows against the definition, and its published sizes."""
+"""Swin: its windows against the definition, and what the reference's outputs do not show."""
 
 import flax.linen as nn
 import jax
@@ -6,18 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax.importers import import_weights
 from se_jax.models.attention import DropPath
 from se_jax.models.encoders import Swin
 from se_jax.models.encoders.swin import (
-    VARIANTS,
     PatchProjection,
     SwinBlock,
     WindowAttention,
     relative_position_index,
     shift_mask,
 )
-from tests.conftest import assert_close_to_reference
 
 TINY = {"width": 8, "depths": (2, 1, 1, 1), "heads": (1, 2, 2, 4), "window": 3}
 
@@ -26,40 +23,8 @@ def shapes(model):
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
 
-def test_equals_the_reference_at_every_size(golden):
-    """Maps that are whole windows, that need padding, and that are smaller than a window."""
-    case = golden("bb_swin_w7")
-    kwargs = case.meta["kwargs"]
-    model = Swin(
-        width=kwargs["embed_dims"], depths=kwargs["depths"], heads=kwargs["num_heads"], window=kwargs["window_size"]
-    )
-    variables = import_weights(model, case.group("sd"), shapes(model))
-    for size in range(len(case.meta["sizes"])):
-        maps = jax.jit(model.apply)(variables, case[f"in/{size}"].transpose(0, 2, 3, 1))
-        for stage, actual in enumerate(maps):
-            assert_close_to_reference(actual, case[f"out/{size}/{stage}"].transpose(0, 2, 3, 1))
-
-
-@pytest.mark.parametrize(
-    ("variant", "window", "millions"),
-    [
-        ("tiny", 7, 27.52),
-        ("small", 7, 48.84),
-        ("base", 7, 86.75),
-        ("base", 12, 86.88),
-        ("large", 7, 195.00),
-        ("large", 12, 195.20),
-    ],
-)
-def test_parameter_counts_are_the_published_ones(variant, window, millions):
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(Swin(variant, window=window))))
-    assert round(count / 1e6, 2) == millions
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("size", [(97, 130), (5, 31)])
-def test_shapes_and_channels(variant, size):
-    model = Swin(variant)
+def test_images_may_be_smaller_than_the_stride():
+    model, size = Swin(**TINY), (5, 31)
     maps = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((1, *size, 3)))[0])
     expected = [(1, *(-(-n // s) for n in size), c) for s, c in zip((4, 8, 16, 32), model.channels, strict=True)]
     assert [leaf.shape for leaf in maps] == expected
@@ -146,33 +111,3 @@ def test_new_weights_are_drawn_as_the_reference_draws_them():
     np.testing.assert_allclose(jnp.std(attention["qkv"]["kernel"]), 0.02, rtol=0.02)
     assert not jnp.any(attention["qkv"]["bias"])
     assert not jnp.any(attention["bias_table"])
-
-
-def test_remat_changes_neither_variables_nor_gradients():
-    plain, remat = Swin(**TINY), Swin(**TINY, remat=True)
-    assert jax.tree.structure(shapes(plain)) == jax.tree.structure(shapes(remat))
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(leaf.dtype), shapes(plain))
-    images = rng.normal(size=(2, 21, 32, 3)).astype(np.float32)
-
-    def gradient(model):
-        return jax.jit(jax.grad(lambda v: jnp.mean(model.apply(v, images, True)[0] ** 2)))(variables)
-
-    for a, b in zip(jax.tree.leaves(gradient(plain)), jax.tree.leaves(gradient(remat)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"variant": "huge"}, "variant is 'huge'; expected one of tiny, small, base, large"),
-        ({"depths": (2, 2, 2)}, r"depths is \(2, 2, 2\); expected four positive numbers"),
-        ({"heads": (3, 6, 12, 0)}, r"heads is \(3, 6, 12, 0\); expected four positive numbers"),
-        ({"width": 100}, r"heads \(3, 6, 12, 24\) do not divide its channels \(100, 200, 400, 800\)"),
-        ({"window": 0}, "window is 0; expected a positive number"),
-        ({"drop_path": 1.0}, "drop_path is 1.0; expected a rate from 0 to below 1"),
-    ],
-)
-def test_unknown_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Swin(**options)

@@ -9,6 +9,7 @@ from experiments import counts
 from se_jax.equalizer import calibrate
 from se_jax.equalizer.fold import fold
 from se_jax.equalizer.fusion import Equalizer
+from se_jax.equalizer.sites import find_sites
 from se_jax.importers import import_weights
 from se_jax.models import ResNet, Segmenter, UPerHead
 from se_jax.models.decoders.vwformer import VWFormerHead
@@ -40,8 +41,8 @@ def features(channels=(6, 8, 10, 12), height=128, width=256, batch=2):
         (VWFormerHead(150), CONVNEXT_T, 7.625e6),
         (VWFormerHead(150), SWIN_L, 8.317e6),
         (VWFormerHead(150, channels=64), MIT, 0.186e6),
-        (VWFormerHead(150, "light"), MIT_B0, 0.483e6),
-        (VWFormerHead(150, "light"), MIT, 0.545e6),
+        (VWFormerHead(150, variant="light"), MIT_B0, 0.483e6),
+        (VWFormerHead(150, variant="light"), MIT, 0.545e6),
     ],
 )
 def test_parameter_count_is_the_published_codes(head, channels, parameters):
@@ -78,7 +79,7 @@ def test_goes_under_encoders_of_four_strides(encoder):
 
 
 def test_fields_replace_the_variants():
-    sizes = VWFormerHead(5, "cityscapes", channels=128, heads=8).sizes
+    sizes = VWFormerHead(5, variant="cityscapes", channels=128, heads=8).sizes
     assert (sizes.channels, sizes.heads, sizes.attention, sizes.shortcut) == (128, 8, "multihead", False)
     assert VWFormerHead(5, shortcut=False).sizes.shortcut is False and VWFormerHead(5).sizes.shortcut is True
 
@@ -103,25 +104,24 @@ def test_a_new_network_starts_with_windows_that_put_out_nothing_or_their_input(s
         np.testing.assert_array_equal(y, fused if shortcut else jnp.zeros_like(fused))
 
 
-def test_sites_in_nesting_order_and_their_branches():
-    head = VWFormerHead(5, equalizer=Equalizer("explicit", sites=("mla", "branches", "lle")), **SMALL)
-    assert head.sites == {"mla": True, "branches": False, "lle": True}
-    equalizer = jax.eval_shape(head.init, jax.random.key(0), shapes((6, 8, 10, 12)))["equalizer"]
-    assert {site: sorted(branches) for sites in equalizer.values() for site, branches in sites.items()} == {
-        "mla": ["0_level3", "1_level2", "2_level1"],
-        "branches": ["0_short_path", "1_image_pool", "2_ratio2", "3_ratio4", "4_ratio8"],
-        "lle": ["0_fused", "1_level0"],
-    }
+def test_sites_in_running_order_and_their_branches():
+    found = find_sites(VWFormerHead(5, equalizer=Equalizer("explicit"), **SMALL), shapes((6, 8, 10, 12)))
+    assert [(site.name, site.equalized, list(site.branches)) for site in found] == [
+        ("mla", True, ["0_level3", "1_level2", "2_level1"]),
+        ("branches", False, ["0_short_path", "1_image_pool", "2_ratio2", "3_ratio4", "4_ratio8"]),
+        ("lle", True, ["0_fused", "1_level0"]),
+    ]
 
 
 @pytest.mark.parametrize("variant", ["light", "cityscapes"])
 def test_every_site_folds(variant):
-    head = VWFormerHead(5, variant, equalizer=Equalizer("explicit", sites=("mla", "branches", "lle")), **SMALL)
+    head = VWFormerHead(5, variant=variant, equalizer=Equalizer("explicit", sites=("mla", "branches", "lle")), **SMALL)
     x = features(batch=1)
-    variables = tiny.fill(jax.eval_shape(head.init, jax.random.key(0), x))
-    expected = jax.jit(head.apply)(variables, x)
+    variables = tiny.fill(tiny.shapes(head, x))
+    expected = jax.jit(head.apply)(variables, x)["logits"]
     folded = head.clone(equalizer=Equalizer("folded", sites=("mla", "branches", "lle")))
-    assert jnp.abs(jax.jit(folded.apply)(fold(variables), x) - expected).max() <= 1e-5 * expected.std()
+    logits = jax.jit(folded.apply)(fold(variables), x)["logits"]
+    assert jnp.abs(logits - expected).max() <= 1e-5 * expected.std()
 
 
 def test_the_branches_of_a_new_network_without_shortcut_cannot_be_equalized():
@@ -222,14 +222,14 @@ class Witness:
 )
 def test_equals_a_witness_in_pytorch(variant, heads, shortcut, size):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (requirements-bench.txt)")
-    head = VWFormerHead(5, variant, channels=64, heads=heads, shortcut=shortcut)
+    head = VWFormerHead(5, variant=variant, channels=64, heads=heads, shortcut=shortcut)
     x = features(height=size[0], width=size[1], batch=1)
     template = jax.eval_shape(head.init, jax.random.key(0), x)
     tensors = checkpoint(variant)
     variables = import_weights(head, tensors, template)
     with torch.no_grad():
         expected = Witness(torch, tensors, variant, heads, shortcut)(x)
-    np.testing.assert_allclose(jax.jit(head.apply)(variables, x), expected, atol=2e-5 * expected.std())
+    np.testing.assert_allclose(jax.jit(head.apply)(variables, x)["logits"], expected, atol=2e-5 * expected.std())
 
 
 def checkpoint(variant):

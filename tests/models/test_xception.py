@@ -126,36 +126,3 @@ def test_named_maps_are_handed_out_in_the_order_asked_for():
     of_unit = {name: part["blocks_4"] for name, part in variables.items()}
     np.testing.assert_allclose(unit.apply(of_unit, middle - branch)[0], middle, atol=1e-4)
     assert Xception("65", outputs=("efb2u1c2", "mfb1u16c3", "map3")).channels == (256, 728, 2048)
-
-
-def test_remat_changes_neither_variables_nor_gradients():
-    plain = Xception(entry=((8, 2),) * 3, middle=0, exit=((8, 8, 8),) * 2)
-    remat = plain.clone(remat=True)
-    assert jax.tree.structure(shapes(plain)) == jax.tree.structure(shapes(remat))
-    variables = random_variables(plain)
-    images = jax.random.normal(jax.random.key(1), (2, 9, 8, 3))
-
-    def gradient(model):
-        def loss(params):
-            maps, _ = model.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])
-            return jnp.mean(maps[0] ** 2)  # passes two units
-
-        return jax.jit(jax.grad(loss))(variables["params"])
-
-    for a, b in zip(jax.tree.leaves(gradient(plain)), jax.tree.leaves(gradient(remat)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"variant": "66"}, "variant is '66'; expected one of 41, 65, 71"),
-        ({"output_stride": 4}, "output_stride is 4; expected one of 8, 16, 32"),
-        ({"outputs": ("mfb1u17c3",)}, "outputs names mfb1u17c3; variant 65 has map0, .*efb1u1c1, .*mfb1u16c3"),
-        ({"multi_grid": (1, 2)}, r"multi_grid is \(1, 2\); expected three positive"),
-        ({"entry": ((8, 2), (16, 2), (24, 1))}, r"entry has strides \[2, 2, 1\]; expected three times 2"),
-    ],
-)
-def test_unknown_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Xception(**options)
