@@ -1,6 +1,8 @@
-"""What the commands share: the --config flag, and flags parsed without tracebacks."""
+"""What the commands share: the --config flag, flags parsed without tracebacks, and what is not installed, named."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 from absl import app
 from ml_collections import config_flags
@@ -16,7 +18,7 @@ def define_config() -> None:
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, for which a recipe's name becomes its file; an option that cannot be ends with a line."""
     try:
-        return app.parse_flags_with_usage([_with_file(argument) for argument in argv])
+        return app.parse_flags_with_usage(list(_with_files(argv)))
     except FileNotFoundError as error:
         sys.exit(f"--config: {error}")
     except (AttributeError, KeyError, TypeError) as error:
@@ -24,9 +26,28 @@ def parse(argv: list[str]) -> list[str]:
         sys.exit(f"the config has no option {reason.args[0] if isinstance(reason, KeyError) else reason}")
 
 
-def _with_file(argument: str) -> str:
-    flag, _, value = argument.partition("=")
-    if flag.lstrip("-") != "config" or not value:
-        return argument
-    name, colon, variant = value.partition(":")
-    return f"{flag}={recipes.path(name)}{colon}{variant}"
+def _with_files(argv: list[str]) -> Iterator[str]:
+    """The arguments, with the file of a recipe in the place of its name: --config=NAME:VARIANT, --config NAME."""
+    follows = False
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        given = flag.lstrip("-") == "config" and flag.startswith("-")
+        if follows or (given and value):
+            name, colon, variant = (argument if follows else value).partition(":")
+            argument = f"{'' if follows else flag + equals}{recipes.path(name)}{colon}{variant}"
+        follows = given and not equals
+        yield argument
+
+
+@contextlib.contextmanager
+def reading_data() -> Iterator[None]:
+    """Around imports of what reads data sets: where it is not installed, the command ends with a line that says how."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("se_jax", "data_pipelines"):
+            raise
+        sys.exit(
+            f"this command reads a data set, and {error.name} is not installed. "
+            'pip install "se_jax[data]"; on a machine that has a tensorflow already: "se_jax[own-tensorflow]"'
+        )

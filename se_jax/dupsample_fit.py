@@ -18,6 +18,8 @@ def main(argv) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
     logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
+    with cli.reading_data():
+        import data_pipelines  # noqa: F401
     try:
         from se_jax.dupsampling.fit import fit
 

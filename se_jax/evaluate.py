@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     from absl import app, flags
     from ml_collections import config_flags
 
-    from se_jax import checkpoints, parallel
+    from se_jax import checkpoints, cli, parallel
     from se_jax.evaluation import evaluator, submission
 
     logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
@@ -34,6 +34,8 @@ def main(argv: list[str]) -> None:
         sys.exit("se_jax.evaluate: name the run to evaluate: --workdir=DIR")
 
     def work(_):
+        with cli.reading_data():
+            import data_pipelines  # noqa: F401
         try:
             config = overridden.value
             parallel.start_multihost(config.multihost)

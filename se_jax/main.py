@@ -22,7 +22,8 @@ def main(argv) -> None:
         )
     )
 
-    from se_jax.training.loop import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
+    with cli.reading_data():
+        from se_jax.training.loop import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
 
     try:
         train_and_evaluate(given.config, given.workdir)

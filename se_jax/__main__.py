@@ -1,0 +1,38 @@
+"""One command for all: `se-jax train --config=cityscapes_aspp --workdir=DIR`, or `python -m se_jax train ...`."""
+
+import difflib
+import runpy
+import sys
+
+COMMANDS = {
+    "train": ("se_jax.main", "train and evaluate a network as a config says"),
+    "evaluate": ("se_jax.evaluate", "score a trained network, or write a submission"),
+    "predict": ("se_jax.predict", "masks and overlays of files and folders"),
+    "import": ("se_jax.importers", "PyTorch checkpoints in and out"),
+    "fit": ("se_jax.dupsample_fit", "fit DUpsampling's decoder of label patches, before training"),
+    "browse": ("data_pipelines.browse", "a page of augmented training pictures"),
+    "check": ("data_pipelines.check", "look a data set over"),
+    "prepare": ("data_pipelines.prepare", "write a data set as shards"),
+}
+
+
+def main() -> None:
+    """Runs the command that the first argument names; the rest are its flags."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in COMMANDS:
+        module = COMMANDS[name][0]
+        sys.argv[:2] = [f"se-jax {name}"]
+        # not by an import, which would put the module se_jax.evaluate in the place of the function of that name
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return
+    lines = [f"  {command:10} {what}  (python -m {module})" for command, (module, what) in COMMANDS.items()]
+    text = "usage: se-jax COMMAND --flag=value ...\n" + "\n".join(lines) + "\nse-jax COMMAND --help says its flags."
+    if name in ("", "help", "-h", "--help"):
+        print(text)
+        return
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    sys.exit(f"se-jax has no command {name!r}" + (f"; did you mean {near[0]}?" if near else "") + f"\n{text}")
+
+
+if __name__ == "__main__":
+    main()
