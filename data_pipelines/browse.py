@@ -6,11 +6,11 @@ The pictures are those that training with this config sees first. The page is on
 """
 
 import base64
-import html
 import io
 import os
 import sys
 
+import jinja2
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
@@ -18,6 +18,7 @@ from PIL import Image
 
 # Entries of the overlay's palette beyond those of the classes.
 _PADDING, _STRIPE, _CLEAR = 253, 254, 255
+_OPTIONS = ("crop", "scale", "ratio_range", "cat_max_ratio", "flip", "photometric")  # those the page names
 
 
 def page(config, count: int) -> str:
@@ -37,9 +38,22 @@ def page(config, count: int) -> str:
                 figures.append(_figure(name, image, label, size, found, data.labels))
         if len(figures) == count:
             break
-    legend = _legend(data.labels, shares)
-    skipped = "".join(f"<p>skipped: {html.escape(message)}</p>" for message in data.train.skipped)
-    return _page(f"{data.train.name}", _options(config.data, count), legend, skipped, figures)
+    labels = data.labels
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("data_pipelines"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("browse.html.jinja").render(
+        title=data.train.name,
+        options={key: config.data[key] for key in _OPTIONS},
+        present=[(labels.names[k], labels.palette[k], shares[k]) for k in _present(shares)],
+        absent=[name for name, share in zip(labels.names, shares, strict=True) if not share],
+        skipped=data.train.skipped,
+        figures=figures,
+    )
 
 
 def overlay(label: np.ndarray, size, palette: np.ndarray) -> Image.Image:
@@ -57,74 +71,26 @@ def overlay(label: np.ndarray, size, palette: np.ndarray) -> Image.Image:
     return picture
 
 
-def _figure(name: str, image: np.ndarray, label: np.ndarray, size, found: np.ndarray, labels) -> str:
+def _present(amounts: np.ndarray) -> list[int]:
+    """Classes of which there is any, those with most first."""
+    return [k for k in np.argsort(-amounts, kind="stable") if amounts[k]]
+
+
+def _figure(name: str, image: np.ndarray, label: np.ndarray, size, found: np.ndarray, labels) -> dict:
     opacity = bytes(255 * (k != _CLEAR) for k in range(256))
-    mask = _embedded(overlay(label, size, labels.palette), "PNG", transparency=opacity, optimize=True)
-    picture = _embedded(Image.fromarray(image), "JPEG", quality=88)
-    classes = ", ".join(html.escape(labels.names[k]) for k in np.argsort(-found, kind="stable") if found[k])
-    return (
-        f'<figure><div class="stack"><img src="{picture}" alt=""><img class="label" src="{mask}" alt=""></div>'
-        f"<figcaption>{html.escape(os.path.basename(name))}<span>{size[1]} x {size[0]}: {classes or 'no class'}</span>"
-        "</figcaption></figure>"
-    )
+    return {
+        "name": os.path.basename(name),
+        "size": size,
+        "classes": [labels.names[k] for k in _present(found)],
+        "image": _data_url(Image.fromarray(image), "JPEG", quality=88),
+        "label": _data_url(overlay(label, size, labels.palette), "PNG", transparency=opacity, optimize=True),
+    }
 
 
-def _embedded(image: Image.Image, form: str, **options) -> str:
+def _data_url(picture: Image.Image, kind: str, **options) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _legend(labels, shares: np.ndarray) -> str:
-    """The classes that the pictures show, with their share of all pixels, and the names of the others."""
-    keys = "".join(
-        f'<span class="key"><i style="background:rgb({",".join(map(str, labels.palette[k]))})"></i>'
-        f"{html.escape(labels.names[k])} <small>{shares[k]:.1%}</small></span>"
-        for k in np.argsort(-shares, kind="stable")
-        if shares[k]
-    )
-    keys += '<span class="key"><i class="ignored"></i>ignored</span><span class="key"><i></i>padding</span>'
-    absent = [html.escape(name) for name, share in zip(labels.names, shares, strict=True) if not share]
-    return f"<p>{keys}</p>" + (f'<p class="dim">Not in these pictures: {", ".join(absent)}.</p>' if absent else "")
-
-
-def _options(config, count: int) -> str:
-    keys = ("crop", "scale", "ratio_range", "cat_max_ratio", "flip", "photometric")
-    return f"{count} pictures of training; " + ", ".join(f"{key} {config[key]}" for key in keys)
-
-
-def _page(title: str, options: str, legend: str, skipped: str, figures: list[str]) -> str:
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        f'<h1>{html.escape(title)}</h1><p class="dim">{html.escape(options)}</p>{legend}{skipped}'
-        '<p><label>labels <input type="range" min="0" max="1" step="0.05" value="0.55" '
-        "oninput=\"document.body.style.setProperty('--labels',this.value)\"></label> "
-        '<span class="dim">Point at a picture to see it without.</span></p>'
-        f'<div class="grid">{"".join(figures)}</div></main></body></html>\n'
-    )
-
-
-_STYLE = """
-:root{--bg:#f6f7f9;--card:#fff;--ink:#1c2330;--dim:#667085;--rule:#e4e7ec;color-scheme:light dark}
-@media(prefers-color-scheme:dark){:root{--bg:#12161d;--card:#1b212b;--ink:#e6e9ef;--dim:#96a0b1;--rule:#2e3644}}
-*{box-sizing:border-box}body{--labels:.55;margin:0;background:var(--bg);color:var(--ink);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:1600px;margin:0 auto;padding:32px 24px 64px}
-h1{font-size:24px;margin:0;overflow-wrap:anywhere}p{margin:8px 0}.dim,small,figcaption span{color:var(--dim)}
-.key{display:inline-block;margin:0 16px 4px 0;font-size:13.5px}
-.key i{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:6px;vertical-align:-1px;
-background:#808080;border:1px solid rgba(128,128,128,.45)}
-.key .ignored{background:repeating-linear-gradient(135deg,#fff 0 2px,#444 2px 5px)}
-input{vertical-align:middle}
-.grid{display:grid;gap:16px;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));align-items:start}
-figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:10px;overflow:hidden}
-.stack{position:relative}.stack img{width:100%;display:block}
-.stack .label{position:absolute;inset:0;height:100%;opacity:var(--labels);image-rendering:pixelated}
-.stack:hover .label{opacity:0}
-figcaption{padding:8px 12px;font-size:13px;overflow-wrap:anywhere}figcaption span{display:block}
-"""
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def main(argv) -> None:

@@ -2,42 +2,21 @@
 
 import json
 import re
-from html.parser import HTMLParser
 
+import jinja2
 import numpy as np
 import pytest
 
-from se_jax.report import charts as svg
-from se_jax.report import pages as report
+from se_jax.report import charts, pages, rendering, results
+from se_jax.report.runs import Run
+from tests.report.parsed import Page
 
 NAMES = ["ground", "disc", "a<b"]
+HEADINGS = ["Training", "Classes", "Scale equalizer", "Validation images", "Set-up", "Environment", "Config"]
 
 
-class Page(HTMLParser):
-    """Collects tags, addresses and text, and checks that the tags are closed in order."""
-
-    VOID = {"meta", "img", "br"}
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.addresses, self.text, self.open = [], [], "", []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.handle_startendtag(tag, attributes)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.addresses += [value for key, value in attributes if key in ("src", "href")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
+def write_statistics(path, rows):
+    (path / "equalizer.json").write_text(json.dumps({"mode": "explicit", "rows": rows}))
 
 
 @pytest.fixture
@@ -54,7 +33,7 @@ def workdir(tmp_path):
     (path / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
     rows = [("ppm", "pool1", 0.3, 0.02, 0.01), ("ppm", "input", 0.4, 2.0, 1.0)]
     keys = ("site", "branch", "mean", "std", "ratio")
-    (path / "equalizer.json").write_text(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
+    write_statistics(path, [dict(zip(keys, row, strict=True)) for row in rows])
     config = {"seed": 7, "model": {"num_classes": 3, "decoder": {"name": "psp"}, "equalizer": {"mode": "explicit"}}}
     (path / "config.json").write_text(json.dumps(config))
     (path / "environment.json").write_text(json.dumps({"versions": {"jax": "0.10.2"}, "parameters": 123}))
@@ -68,39 +47,42 @@ def workdir(tmp_path):
 
 
 def test_page_shows_everything_and_loads_nothing(workdir):
-    text = report.write(workdir).read_text()
+    text = pages.write(workdir).read_text()
     page = Page(text)
     assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
     assert len(page.addresses) == 6  # two rows of image, truth, prediction
     assert not re.search(r"url\(|@import|<script|<link", text)
     assert page.tags.count("svg") == 3  # loss, mIoU, equalizer
-    for shown in (
-        "70.62",
-        "91.25",
-        "a<b",
-        "explicit",
-        "pool1",
-        "0.02",
-        "psp head",
-        "seed 7",
-        "versions.jax",
-        "ignored",
-    ):
-        assert shown in page.text
+    assert page.headings == HEADINGS
+    for shown in ("70.62", "91.25", "a<b", "pool1", "0.02", "versions.jax", "ignored"):
+        assert shown in page.texts, shown
+    assert page.texts.count("explicit") == 2  # in the tile, and in the config
+    assert "psp head · 3 classes · seed 7" in page.texts
 
 
 @pytest.mark.parametrize(
-    "missing", ["metrics.json", "history.jsonl", "equalizer.json", "samples.npz", "config.json", "environment.json"]
+    "missing, heading",
+    [
+        ("metrics.json", "Classes"),
+        ("history.jsonl", "Training"),
+        ("equalizer.json", "Scale equalizer"),
+        ("samples.npz", "Validation images"),
+        ("environment.json", "Environment"),
+        ("config.json", "Config"),
+    ],
 )
-def test_a_missing_file_leaves_out_its_part(workdir, missing):
+def test_a_missing_file_leaves_out_its_part(workdir, missing, heading):
     (workdir / missing).unlink()
-    Page(report.write(workdir).read_text())
+    page = Page(pages.write(workdir).read_text())
+    assert page.headings == [other for other in HEADINGS if other != heading]
+    tiles = missing != "metrics.json"  # the one section without a heading
+    assert ("% mIoU" in page.texts) == tiles and page.tags.count("section") == page.tags.count("h2") + tiles
 
 
 def test_an_empty_workdir_gives_a_page_and_no_workdir_an_error(tmp_path):
-    Page(report.write(tmp_path).read_text())
+    assert Page(pages.write(tmp_path).read_text()).headings == []
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        report.write(tmp_path / "nowhere")
+        pages.write(tmp_path / "nowhere")
 
 
 def test_comparison_shows_both_runs_and_their_difference(workdir, tmp_path):
@@ -110,39 +92,60 @@ def test_comparison_shows_both_runs_and_their_difference(workdir, tmp_path):
     metrics["iou"]["disc"] = 0.625
     (other / "metrics.json").write_text(json.dumps(metrics))
     (other / "samples.npz").write_bytes((workdir / "samples.npz").read_bytes())
-    path = report.write_comparison({"plain": workdir, "equal": other}, tmp_path / "out" / "cmp.html", note="One.\nTwo.")
+    path = pages.write_comparison({"plain": workdir, "equal": other}, tmp_path / "out" / "cmp.html", note="One.\nTwo.")
     page = Page(path.read_text())
-    assert "+12.50" in page.text and "prediction, equal" in page.text and "One." in page.text
-    assert len(page.addresses) == 8
+    for shown in ("+12.50", "+0.00", "prediction, equal", "One.", "Two."):
+        assert shown in page.texts, shown
+    assert len(page.addresses) == 8  # two rows of image, truth, and the prediction of either run
+
+
+def test_what_differs_between_runs_is_marked(workdir, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    config = json.loads((workdir / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"seed": 8}))
+    text = pages.write_comparison({"one": workdir, "two": other}, tmp_path / "both.html").read_text()
+    config_table = text[text.index("<summary>Config") :]
+    marked = re.findall(r'<tr class="differs">\s*<th>([^<]+)</th><td>([^<]+)</td><td>([^<]+)</td>', config_table)
+    assert marked == [("seed", "7", "8")] and config_table.count("<tr>\n<th>") == 3
+
+
+def test_names_are_escaped_wherever_they_stand(workdir, tmp_path):
+    nasty = """<script src="x">'&"""
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    (workdir / "metrics.json").write_text(json.dumps(metrics | {"iou": {nasty: 0.5}, "equalizer": nasty}))
+    (workdir / "config.json").write_text(json.dumps({nasty: nasty}))
+    write_statistics(workdir, [{"site": nasty, "branch": nasty, "mean": 0.0, "std": 1.0}])
+    runs, path = {nasty: workdir, "other": workdir}, tmp_path / "page.html"
+    page = Page(pages.write_comparison(runs, path, title=nasty, note=nasty).read_text())
+    assert "script" not in page.tags and all(address.startswith("data:image/") for address in page.addresses)
+    # title, headline, note; tile, mode in two tiles; key, class; site and branch in chart and table; set-up
+    assert page.texts.count(nasty) == 3 + 3 + 2 + 4 + 5
+
+
+def test_a_value_that_a_template_lacks_is_an_error():
+    with pytest.raises(jinja2.UndefinedError, match="lacking"):
+        rendering.environment.from_string("{{ lacking }}").render()
 
 
 def test_a_resumed_run_keeps_the_last_value_of_a_step(workdir):
     with open(workdir / "history.jsonl", "a") as file:
         file.write(json.dumps({"step": 40, "loss": 9.0}) + "\n")
-    steps, values = report.Run.read("run", workdir).curve("loss")
+    steps, values = Run.read("run", workdir).curve("loss")
     assert steps == list(range(1, 41)) and values[-1] == 9.0
 
 
 def test_channel_statistics_are_averaged(workdir):
-    rows = [{"site": "ppm", "branch": "input", "mean": [0.0, 1.0], "std": [1.0, 3.0], "ratio": 1.0}]
-    (workdir / "equalizer.json").write_text(json.dumps(rows))
-    assert "per channel" in Page(report.write(workdir).read_text()).text
+    write_statistics(workdir, [{"site": "ppm", "branch": "in", "mean": [0.0, 1.0], "std": [1.0, 4.0], "ratio": 0.75}])
+    page = Page(pages.write(workdir).read_text())
+    assert "per channel" in page.text
+    row = page.texts[len(page.texts) - page.texts[::-1].index("in") :]
+    assert row[:3] == ["0.5", "2.5", "0.750"]
 
 
-@pytest.mark.parametrize("low, high", [(0, 1), (0, 0.0123), (3, 3), (0, 80_000), (0, 0)])
-def test_ticks_are_few_and_cover_the_range(low, high):
-    found = svg.ticks(low, high)
-    assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 8
-
-
-def test_line_chart_drops_what_is_not_finite():
-    chart = svg.lines([("a", 0, [1, 2, 3], [1.0, float("nan"), 2.0])], x_label="x", y_label="y", marks=True)
-    assert "nan" not in chart and chart.count("<circle") == 2
-    assert "nothing" in svg.lines([("a", 0, [], [])], x_label="x", y_label="y")
-
-
-def test_bars_are_logarithmic_only_where_values_differ_much():
-    near, far = ([("site", [("a", 1.0), ("b", high)])] for high in (2.0, 200.0))
-    assert "logarithmic" not in svg.bars(near, x_label="std") and "logarithmic" in svg.bars(far, x_label="std")
-    widths = [float(w) for w in re.findall(r'width="([\d.]+)"/>', svg.bars(near, x_label="std"))]
-    assert widths[1] == pytest.approx(2 * widths[0], rel=0.01)
+def test_long_curves_are_thinned_to_means_of_neighbours(workdir):
+    history = [{"step": k, "loss": float(k % 2)} for k in range(1, 801)]
+    (workdir / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
+    (_, loss), _ = results.curves([Run.read("run", workdir)])
+    means = charts.lines([("run", 0, range(2, 801, 2), [0.5] * 400)], x_label="step", y_label="loss")
+    assert loss == means
