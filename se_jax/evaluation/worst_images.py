@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from se_jax.evaluation.metrics import Metric, areas
+from se_jax.report.errors import shown
 
 KEPT = 3  # images a class
-SHOWN = 8  # classes whose worst image is shown: a report has a bounded size, however many classes there are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +58,3 @@ class WorstImages(Metric):
 
     def examples(self, result):
         return [entry["index"] for _, entry in shown(result)]
-
-
-def shown(result: dict) -> list[tuple[str, dict]]:
-    """(class, worst image) of the classes with the lowest IoU in a result that has a table, without faultless ones.
-
-    Of classes with the same IoU, 0 mostly, those come first whose worst image has more wrong pixels.
-    """
-    worst = {name: rows[0] for name, rows in result.get("worst", {}).items() if rows and rows[0]["wrong"]}
-    return [
-        (name, worst[name])
-        for name in sorted(worst, key=lambda name: (result["iou"][name], -worst[name]["wrong"]))[:SHOWN]
-    ]

@@ -3,13 +3,13 @@
 import numpy as np
 from PIL import Image
 
-from se_jax.evaluation.worst_images import shown
 from se_jax.report import charts, pictures
 from se_jax.report.borders import border, surroundings
 
 PAIRS = 15  # rows of the table of confused pairs
 KEY = (0.01, 0.1, 0.5, 1)  # shares whose colour the key shows
 LABEL, PREDICTION, BOTH = (255, 159, 28), (46, 196, 255), (255, 255, 255)  # colours of the borders
+SHOWN = 8  # classes whose worst image is shown: a page has a bounded size, however many classes there are
 
 
 def confusions(runs) -> dict | None:
@@ -106,3 +106,15 @@ def disagreement(image, truth, prediction, k: int):
     for color, where in ((LABEL, line), (PREDICTION, other), (BOTH, line & other)):
         picture[where] = color
     return picture.round().astype(np.uint8)
+
+
+def shown(result: dict) -> list[tuple[str, dict]]:
+    """(class, worst image) of the classes with the lowest IoU in a result that has a table, without faultless ones.
+
+    Of classes with the same IoU, 0 mostly, those come first whose worst image has more wrong pixels.
+    """
+    worst = {name: rows[0] for name, rows in result.get("worst", {}).items() if rows and rows[0]["wrong"]}
+    return [
+        (name, worst[name])
+        for name in sorted(worst, key=lambda name: (result["iou"][name], -worst[name]["wrong"]))[:SHOWN]
+    ]

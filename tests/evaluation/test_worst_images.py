@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from se_jax.evaluation.worst_images import KEPT, WorstImages, shown
+from se_jax.evaluation.worst_images import KEPT, WorstImages
+from se_jax.report.errors import shown
 
 
 def named(index):
