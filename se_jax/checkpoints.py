@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from se_jax import parallel, run
 from se_jax.config.complete import complete
+from se_jax.config.types import ConfigDict
 
 FOLDER = run.CHECKPOINTS
 TRAINED = ("params", "batch_stats")  # the collections of variables that training changes

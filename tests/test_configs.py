@@ -19,7 +19,7 @@ from se_jax.evaluation import protocol
 from se_jax.importers import export_weights
 from se_jax.models import ENCODERS, build
 from se_jax.training import optimizers, start
-from tests.conftest import SHARED
+from tests.conftest import GOLDEN
 
 FILES = recipes.names()
 
@@ -292,12 +292,9 @@ def test_rows_are_of_variants_and_of_their_data_set():
     ],
 )
 def test_a_published_checkpoint_has_the_parameters_of_its_recipe(name, row):
-    path = SHARED / "golden" / "param_groups.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not at hand (outputs of the PyTorch reference, kept outside the project)")
     file, _, variant = name.partition(":")
     assert (variant, row) in [found[:2] for found in ROW.findall(load(file).__doc__)]
     model, shapes = plain(name)
     tensors = export_weights(model, jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes))
     trained = {key for key in tensors if "running_" not in key and "num_batches" not in key}
-    assert trained == json.loads(path.read_text())[row].keys()
+    assert trained == json.loads((GOLDEN / "param_groups.json").read_text())[row].keys()

@@ -1,8 +1,9 @@
 """Configs that were stored by earlier versions, brought up to this one: the one place that knows their age."""
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import config_dict
 
 from se_jax.config import options
+from se_jax.config.types import ConfigDict
 
 RENAMED = {"dupsampling_from": "constants_from"}  # option of an earlier version -> its name today
 # Constructed from what is stored: an option that is not there has the default of the class.

@@ -1,8 +1,7 @@
 """Configs of the data sets, to be given a network: published protocols, CamVid, generated shapes."""
 
-from ml_collections import ConfigDict
-
 from se_jax.config import options
+from se_jax.config.types import ConfigDict
 
 
 def ade20k(crop: int | None = None) -> ConfigDict:

@@ -1,8 +1,7 @@
 """Published networks with their optimisers, to be put into the config of a data set (see `se_jax.config.datasets`)."""
 
-from ml_collections import ConfigDict
-
 from se_jax.config import optimizers, options
+from se_jax.config.types import ConfigDict
 
 
 def parse(variant: str, variants: tuple[str, ...]) -> tuple[str, int | None]:

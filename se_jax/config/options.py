@@ -5,9 +5,10 @@ Options are changed on the command line with --config.a.b=value; tuples as --con
 
 import functools
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import config_dict
 
 from se_jax.config import optimizers
+from se_jax.config.types import ConfigDict
 
 
 def get_config() -> ConfigDict:

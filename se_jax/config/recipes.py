@@ -5,7 +5,7 @@ import importlib.util
 import pathlib
 from types import ModuleType
 
-from ml_collections import ConfigDict
+from se_jax.config.types import ConfigDict
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 

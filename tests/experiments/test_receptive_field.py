@@ -115,7 +115,7 @@ class Patches(nn.Module):
 
 def test_windows_of_vwformer_see_their_contexts():
     """Of 256 x 256 pixels, windows of 4 x 4: the middle one's context and what the upsampled levels add to it."""
-    model = Segmenter(Patches(), VWFormerHead(3, "light", channels=128, c1_channels=4, shortcut=False))
+    model = Segmenter(Patches(), VWFormerHead(3, variant="light", channels=128, c1_channels=4, shortcut=False))
     variables = tiny.init(model, 128)
     assert branch_names(model, variables, (256, 256)) == [
         *(f"encoder/{level}" for level in range(4)),

@@ -25,7 +25,7 @@ from se_jax.models import (
     VWFormerHead,
 )
 from se_jax.training import optimizers, state
-from tests.conftest import SHARED
+from tests.conftest import GOLDEN
 
 # with a rule for each of the six parameters: rate and decay, rate alone, decay alone, none, and two that meet
 RATES = (("^decoder/bn", 0.5), ("^decoder/", 10.0))
@@ -268,10 +268,7 @@ def effective(recipe, params):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_parameter_has_the_references_rate_and_decay(name):
-    path = SHARED / "golden" / "param_groups.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not at hand (outputs of the PyTorch reference, kept outside the project)")
-    expected = json.loads(path.read_text())[name]
+    expected = json.loads((GOLDEN / "param_groups.json").read_text())[name]
     recipe, model = RECIPES[name]
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     found = []

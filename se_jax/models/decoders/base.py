@@ -1,6 +1,7 @@
 """What every decoder has in common: its fields, what it promises to training and inference, and the ends of a head."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -30,10 +31,11 @@ class Decoder(nn.Module):
 
     num_classes: int
     channels: int = 512
-    dropout: float = 0.1
-    align_corners: bool = False
-    equalizer: Equalizer = Equalizer()
-    dtype: Any = jnp.float32
+    # by keyword only, so that a subclass's own fields follow the first two
+    dropout: float = field(default=0.1, kw_only=True)
+    align_corners: bool = field(default=False, kw_only=True)
+    equalizer: Equalizer = field(default=Equalizer(), kw_only=True)
+    dtype: Any = field(default=jnp.float32, kw_only=True)
 
     size_multiple: ClassVar[int] = 1
     pad_to: ClassVar[int] = 1

@@ -9,6 +9,8 @@ convolution before the classifier, and the widths and repeats of S, M and L (see
 remembered numbers that fit the sizes reported for these networks.
 """
 
+from dataclasses import field
+
 import flax.linen as nn
 
 from se_jax.equalizer.fusion import Fusion
@@ -43,7 +45,7 @@ class ESegHead(Decoder):
     downsample: str = "max"
     activation: str = "silu"
     momentum: float = MOMENTUM
-    dropout: float = 0.0
+    dropout: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self):
         self._pyramid(parent=None)  # which knows what its options may be
