@@ -16,6 +16,7 @@ from se_jax.equalizer.sites import find_sites
 from se_jax.models.layers import ConvBlock
 from se_jax.models.segmenter import normalize
 from tests import tiny
+from tests.conftest import assert_close_to_reference
 
 
 def batches(side=65, first=0):
@@ -239,7 +240,7 @@ def test_a_users_own_network_is_calibrated_checked_and_folded():
     assert [row.std for row in again] == [row.std for row in rows] and "equalizer" not in folded
     images = unet_batches(2)[0]
     explicit = jax.jit(network.apply)(ready, images)
-    np.testing.assert_allclose(jax.jit(UNet(Equalizer("folded")).apply)(folded, images), explicit, atol=2e-5)
+    assert_close_to_reference(jax.jit(UNet(Equalizer("folded")).apply)(folded, images), explicit, 2e-5)
     plain = jax.jit(UNet(Equalizer()).apply)(variables, images)
     assert jnp.abs(plain - explicit).max() > 1e-2
     assert calibrate.equalize(UNet(Equalizer()), variables, unet_batches) == (variables, [])
