@@ -128,16 +128,17 @@ class Checkpoints:
         Raises:
           ValueError: the checkpoint is of another network; names what differs. Or it holds imported weights only.
         """
-        if not (self.folder / str(self.last) / "progress").exists():
+        last = self.last
+        if last is None or not (self.folder / str(last) / "progress").exists():
             raise ValueError(
                 f"{self.folder.parent} holds imported weights, not a run; give another --workdir and this one as "
                 "--config.init_from"
             )
         items = _items(state)
-        where = self.folder / str(self.last)
-        _check_same_network(where, self.manager.item_metadata(self.last)["variables"], items["variables"])
+        where = self.folder / str(last)
+        _check_same_network(where, self.manager.item_metadata(last)["variables"], items["variables"])
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        restored = self.manager.restore(self.last, args=ocp.args.Composite(**args))
+        restored = self.manager.restore(last, args=ocp.args.Composite(**args))
         tree = dict(restored["variables"])
         trained = {name: tree.pop(name) for name in (*TRAINED, "ema")}
         constants = {name: part for name, part in tree.items() if part}
@@ -219,8 +220,10 @@ def init_from(path, variables: dict, constants=()) -> dict:
 def _read_variables(workdir: pathlib.Path, which) -> dict:
     """The item `variables` of a checkpoint as numpy arrays, read whole by every process."""
     folder = workdir.absolute() / FOLDER
-    steps = _manager(folder, read_only=True, create=False, save_interval_steps=0) if folder.is_dir() else None
-    found = steps.all_steps() if steps else []
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} holds no checkpoint")
+    steps = _manager(folder, read_only=True, create=False, save_interval_steps=0)
+    found = steps.all_steps()
     if not found or (isinstance(which, int) and which not in found):
         wanted = f"checkpoint of step {which}" if isinstance(which, int) else "checkpoint"
         raise FileNotFoundError(f"{folder} holds no {wanted}" + (f"; it has {sorted(found)}" if found else ""))

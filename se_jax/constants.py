@@ -7,6 +7,7 @@ itself.
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ def save(workdir, constants: dict, facts: dict) -> None:
       facts: JSON values; among them `classes` (their names) and the decoder's `facts()`, which `load` compares.
     """
     arrays, text = (pathlib.Path(workdir) / name for name in run.CONSTANTS)
-    run.write_arrays(arrays, traverse_util.flatten_dict(constants, sep="/"))
+    run.write_arrays(arrays, _flat(constants))
     run.write_json(text, facts)
 
 
@@ -60,6 +61,11 @@ def load(path, model, names) -> dict:
         return traverse_util.unflatten_dict(dict(stored), sep="/")
 
 
+def _flat(tree: dict) -> dict[str, Any]:
+    """{'collection/module/name': array} of nested dicts."""
+    return dict(traverse_util.flatten_dict(tree, sep="/"))
+
+
 def place(variables: dict, constants: dict) -> dict:
     """`variables` with the constants in the place of their initial values, laid out as those.
 
@@ -67,8 +73,10 @@ def place(variables: dict, constants: dict) -> dict:
       ValueError: the network has no such variables; names what differs.
     """
     initial = {name: variables.get(name, {}) for name in constants}
-    have, given = (traverse_util.flatten_dict(tree, sep="/") for tree in (initial, constants))
-    differing = [name for name in have | given if np.shape(have.get(name)) != np.shape(given.get(name))]
+    have, given = _flat(initial), _flat(constants)
+    differing = [
+        name for name in have | given if name not in have or name not in given or have[name].shape != given[name].shape
+    ]
     if differing:
         raise ValueError(f"constants do not fit the network: {', '.join(sorted(differing))}")
     return variables | jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), initial, constants)

@@ -60,7 +60,7 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
     path = pathlib.Path(path)
     beside = path.with_name(f"{path.name}.unfinished")
     with beside.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     return beside.replace(path)
 
 

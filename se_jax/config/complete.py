@@ -22,7 +22,7 @@ def complete(stored: ConfigDict) -> ConfigDict:
             given[new] = given[old]
             del given[old]
     for part in CONSTRUCTED:
-        if part in given.get("model", {}):
+        if "model" in given and part in given.model:
             del config.model[part]
     with config.unlocked():
         _update(config, given)

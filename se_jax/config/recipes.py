@@ -1,9 +1,9 @@
 """The recipes, one experiment a file: `configs/` of a clone, or the copy that a wheel carries."""
 
 import difflib
-import importlib.util
 import pathlib
-from types import ModuleType
+import runpy
+from types import SimpleNamespace
 
 from se_jax.config.types import ConfigDict
 
@@ -37,13 +37,9 @@ def path(recipe: str) -> pathlib.Path:
     return found
 
 
-def module(recipe: str) -> ModuleType:
-    """The Python module of a recipe, executed anew."""
-    source = path(recipe)
-    spec = importlib.util.spec_from_file_location(source.stem, source)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+def module(recipe: str) -> SimpleNamespace:
+    """What the file of a recipe defines."""
+    return SimpleNamespace(**runpy.run_path(str(path(recipe))))
 
 
 def load(recipe: str) -> ConfigDict:

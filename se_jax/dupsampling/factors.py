@@ -58,7 +58,7 @@ class Moments:
     def __init__(self, windows: np.ndarray, counts: np.ndarray, num_classes: int):
         self.windows, self.counts, self.num_classes = windows, counts, num_classes
         self.total = counts.sum()
-        labelled = sum(weights @ (part != IGNORE) for part, weights in self.chunks())
+        labelled = np.sum([weights @ (part != IGNORE) for part, weights in self.chunks()], axis=0)
         sums = sum(one_hot(part, num_classes).T @ weights for part, weights in self.chunks())
         self.mean = sums / np.repeat(np.maximum(labelled, 1), num_classes)
         self.variance = float(labelled.sum() - sums @ self.mean) / self.total  # every labelled pixel has a one

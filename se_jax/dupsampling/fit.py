@@ -115,7 +115,7 @@ def eval_labels(source, labels, config, what: str):
                 raise
             continue
         logging.log_every_n_seconds(logging.INFO, "%s: %d of %d", 5, what, index + 1, len(source))
-        size = input_size(*label.shape, config.eval.scale)
+        size = input_size(label.shape[0], label.shape[1], config.eval.scale)
         rows, columns = (np.arange(new) * old // new for new, old in zip(size, label.shape, strict=True))
         yield label[rows][:, columns]
 
@@ -123,7 +123,7 @@ def eval_labels(source, labels, config, what: str):
 def upper_bounds(basis: np.ndarray, mean: np.ndarray, data, config) -> dict:
     """mIoU on the validation labels of W P and of bilinear upsampling: miou, miou_bilinear, validation_images."""
     classes, ratio = data.labels.num_classes, config.model.decoder.ratio
-    basis, mean = np.float32(basis), np.float32(mean)
+    basis, mean = basis.astype(np.float32), mean.astype(np.float32)
     confusions = np.zeros((2, classes, classes), np.int64)
     count = 0
     for label in eval_labels(data.val, data.labels, config, "Reconstructing validation labels"):

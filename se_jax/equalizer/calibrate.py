@@ -45,7 +45,7 @@ class Moments:
 
     def channel(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and population standard deviation of each channel."""
-        return self.mean, np.sqrt(self.squares / self.count)
+        return np.asarray(self.mean), np.sqrt(self.squares / self.count)
 
     def whole(self) -> tuple[float, float]:
         """Mean and population standard deviation over all channels together."""

@@ -130,7 +130,7 @@ class Fusion(nn.Module):
     @nn.compact
     def __call__(self, branches: dict[str, Any], size: tuple[int, int] | None = None):
         """Fuses `branches`, name -> [b, h_i, w_i, c_i], to [b, *size, c]; 'identity' gives each back at its size."""
-        explicit = self.equalizer.mode == "explicit" and self.equalizer.selects(self.name, self.default)
+        explicit = self.equalizer.mode == "explicit" and self.equalizer.selects(self.name or "", self.default)
         weights = self._weights(branches) if self.operation in WEIGHTINGS else None
         resized = []
         for index, (name, x) in enumerate(branches.items()):

@@ -30,7 +30,7 @@ class Site(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.path[-1]
+        return self.path[-1] if self.path else "fusion"
 
 
 def find_sites(module: nn.Module, *inputs) -> list[Site]:
@@ -56,7 +56,7 @@ def find_sites(module: nn.Module, *inputs) -> list[Site]:
             branches = args[0] if args else kwargs["branches"]
             channels = {branch_key(i, name): x.shape[-1] for i, (name, x) in enumerate(branches.items())}
             equalizer = site.equalizer
-            equalized = equalizer.selects(path[-1], site.default)
+            equalized = equalizer.selects(site.name or "", site.default)
             found[path] = Site(path, channels, equalized, equalizer.mode, equalizer.statistics == "channel")
         return call(*args, **kwargs)
 

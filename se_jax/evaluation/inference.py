@@ -231,11 +231,11 @@ class _Seen:
             self.images, self.image_size = inference._fit(images, *blends), view.fitted
         self.window, self.starts = zip(*map(inference.protocol.windows, view.size, (0, 1)), strict=True)
         self.kept = {}  # (i, j) -> logits of the window in row i and column j
-        self.matrices = self.bands = None  # for rows and for columns
+        self.matrices, self.bands = [], []  # for rows and for columns
 
     def logits(self, rows: slice, columns: slice, total):
         """`total` plus the view's logits on a tile."""
-        if self.matrices is None:
+        if not self.matrices:
             self._start()
         across = [(j, self._tile(1, j, columns)) for j in self._meeting(1, columns)]
         for i in self._meeting(0, rows):

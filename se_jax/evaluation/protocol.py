@@ -40,12 +40,12 @@ class Protocol:
     def _view(self, size: tuple[int, int], scale, mirrored: bool = False) -> View:
         """Sides are rounded up to `size_multiple` by a second resize, as by the reference's ResizeToMultiple."""
         fitted = input_size(*size, scale)
-        rounded = tuple(_round_up(side, self.size_multiple) for side in fitted)
+        rounded = _round_up(fitted[0], self.size_multiple), _round_up(fitted[1], self.size_multiple)
         return View(rounded, mirrored, None if fitted in (size, rounded) else fitted)
 
     def windows(self, length: int, axis: int) -> tuple[int, tuple[int, ...]]:
         """(length of a window, where windows start) along an axis (0: height) of a network input of that `length`."""
-        if self.mode == "whole" or length <= self.window[axis]:
+        if self.window is None or self.stride is None or length <= self.window[axis]:
             return length, (0,)
         window, stride = self.window[axis], self.stride[axis]
         count = -(-(length - window) // stride) + 1
@@ -70,9 +70,9 @@ def protocol(config) -> Protocol:
     if mode == "whole":  # the other two options wait for the other mode
         return Protocol(mode, None, None, tta, scale, multiple)
     window, stride = (_pair(config, name, "(height, width)") for name in ("window", "stride"))
-    for name, value in (("window", window), ("stride", stride)):
-        if value is None:
-            raise ValueError(f"eval.{name} is None; eval.mode='slide' needs two positive integers (height, width)")
+    if window is None or stride is None:
+        name = "window" if window is None else "stride"
+        raise ValueError(f"eval.{name} is None; eval.mode='slide' needs two positive integers (height, width)")
     if any(step > side for step, side in zip(stride, window, strict=True)):
         raise ValueError(
             f"eval.stride {stride} is larger than eval.window {window}: pixels between windows would be left out; "
@@ -109,7 +109,7 @@ def _pair(config, name: str, expected: str) -> tuple[int, int] | None:
     numbers = isinstance(value, (tuple, list)) and all(isinstance(side, (int, float)) for side in value)
     if not numbers or len(value) != 2 or any(int(side) != side or side < 1 for side in value):
         raise ValueError(f"eval.{name} is {value!r}; give two positive integers {expected}")
-    return tuple(int(side) for side in value)
+    return int(value[0]), int(value[1])
 
 
 def input_size(height: int, width: int, scale: tuple[int, int] | None) -> tuple[int, int]:

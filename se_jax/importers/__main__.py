@@ -29,9 +29,9 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     from se_jax.importers import convert, files
     from se_jax.models import build
 
-    output = pathlib.Path(output)
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; give another --output")
+    folder = pathlib.Path(output)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; give another --output")
     state_dict = files.read(source)
     config.model.equalizer.mode = "none"
     network = build(config.model)
@@ -44,7 +44,7 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     filled = done.variables if whole else {name: {"encoder": part} for name, part in done.variables.items()}
-    checkpoints.save_variables(output, jax.device_get(filled))
+    checkpoints.save_variables(folder, jax.device_get(filled))
     with open(source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     facts = {
@@ -57,11 +57,11 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
         "adapted": done.adapted,
         "model": json.loads(config.model.to_json()),
     }
-    run.write_json(output / run.IMPORT, facts)
+    run.write_json(folder / run.IMPORT, facts)
     describe(done, "network" if whole else "encoder")
     if whole:
-        checkpoints.write_config(output, config)
-        _write_labels(output, config)
+        checkpoints.write_config(folder, config)
+        _write_labels(folder, config)
     print(f"written to {output}; train from it with --config.init_from={output}")
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax import traverse_util
 
 from se_jax.checkpoints import TRAINED
 from se_jax.importers import adapt, files, tables
@@ -93,7 +93,7 @@ def match(
     """
     parts = _parts(model, state_dict)
     layout, places = _choose_layout(parts, state_dict, variables, layout)
-    wanted = {key: leaf for key, leaf in flatten_dict(variables).items() if key[0] in _collections(model)}
+    wanted = {key: leaf for key, leaf in _flat(variables).items() if key[0] in _collections(model)}
     skipped = _skipped(parts, layout, state_dict)
     filled, kept, adapted, problems = {}, [], {}, []
     for key, initial in wanted.items():
@@ -130,7 +130,7 @@ def match(
         key: np.ascontiguousarray(place.leaf.to_ours(*tensors).astype(wanted[key].dtype))
         for key, (place, tensors) in filled.items()
     }
-    new = unflatten_dict(flatten_dict(variables) | values)
+    new = traverse_util.unflatten_dict(_flat(variables) | values)
     return Imported(new, layout, len(used), skipped, tuple(kept), adapted)
 
 
@@ -144,7 +144,7 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
     """
     tensors = {}
     places = _places(_parts(model, None), layout, variables)
-    for key, array in flatten_dict(variables).items():
+    for key, array in _flat(variables).items():
         if key not in places:
             raise ValueError(
                 f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}; only networks without scale "
@@ -156,6 +156,11 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
         for name, tensor in zip(place.tensors, place.leaf.to_theirs(np.asarray(array)), strict=True):
             tensors[name] = np.ascontiguousarray(tensor)
     return tensors
+
+
+def _flat(variables: dict) -> dict[tuple[str, ...], Any]:
+    """{path: array} of nested variables."""
+    return dict(traverse_util.flatten_dict(variables))
 
 
 def _collections(model) -> tuple[str, ...]:
@@ -202,7 +207,7 @@ def _places(parts: dict, layout: str, variables: dict) -> dict[tuple[str, ...], 
     """Key of each of our variables -> where a checkpoint of that layout has it."""
     made = {scope: (prefix, _table(module, layout)) for scope, (prefix, module) in parts.items()}
     places = {}
-    for key in flatten_dict(variables):
+    for key in _flat(variables):
         scope = key[1] if key[1] in made else ""
         if scope not in made:
             continue

@@ -64,13 +64,14 @@ def _read_pickled(path: pathlib.Path):
             "place? Download it again."
         )
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             f"{path}: {path.suffix} files are read through PyTorch, which is not installed. Install it (pip install "
             "torch), or convert the file elsewhere with safetensors.torch.save_file and give the .safetensors file."
         ) from error
-    numbers = [np.dtype, np._core.multiarray.scalar, *{type(np.dtype(kind)) for kind in "fdilq?"}]  # in training logs
+    scalar = np.float64(0).__reduce__()[0]  # with dtypes, what the numbers in training logs are made of
+    numbers = [np.dtype, scalar, *{type(np.dtype(kind)) for kind in "fdilq?"}]
     try:
         with torch.serialization.safe_globals(numbers):
             content = torch.load(path, map_location="cpu", weights_only=True)

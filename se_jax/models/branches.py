@@ -28,8 +28,8 @@ def branch_maps(model: Segmenter, variables, images) -> dict[str, jax.Array]:
         return result
 
     with nn.intercept_methods(watch):
-        logits = model.apply(variables, images)["logits"]
-    return found | {"logits": logits}
+        outputs: dict = model.apply(variables, images)  # pyright: ignore[reportAssignmentType]
+    return found | {"logits": outputs["logits"]}
 
 
 def branch_names(model: Segmenter, variables, size: tuple[int, int]) -> list[str]:

@@ -1,8 +1,8 @@
 """Networks from a config: `build(config.model)`."""
 
 import dataclasses
+from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from se_jax.config.lookup import lookup
@@ -62,7 +62,7 @@ def _sites(sites) -> tuple[str, ...] | None:
     return None if names == ("all",) else names
 
 
-def _construct(option: str, config, constructors, **shared) -> nn.Module:
+def _construct(option: str, config, constructors, **shared) -> Any:
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(config).items()}
     constructor = lookup(f"{option}.name", options.pop("name", None), constructors)
     fields = {field.name for field in dataclasses.fields(constructor)} - {"parent", "name"} - set(shared)

@@ -92,7 +92,8 @@ def contexts(x, ratio: int):
 
 def grid(size: tuple[int, int], ratio: int) -> tuple[int, int]:
     """How many different contexts a map of that size has on each axis, 8 or 1; queries are cut into as many windows."""
-    return tuple(len(context_table(length, ratio)) for length in size)
+    rows, columns = (len(context_table(length, ratio)) for length in size)
+    return rows, columns
 
 
 class VaryingWindowAttention(nn.Module):

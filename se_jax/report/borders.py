@@ -32,4 +32,5 @@ def surroundings(mask, least: float = 0.25) -> tuple[slice, slice]:
         start = min(max(round(middle - length / 2), 0), side - length)
         return slice(start, start + length)
 
-    return tuple(part(middle, side) for middle, side in zip(middles, mask.shape, strict=True))
+    rows, columns = (part(middle, side) for middle, side in zip(middles, mask.shape, strict=True))
+    return rows, columns

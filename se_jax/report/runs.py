@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,8 @@ class Run:
         if not workdir.is_dir():
             raise FileNotFoundError(f"no report: {workdir} is no directory; give the workdir of a run")
         paths = {field: workdir / file for field, file in names.items()}
-        return cls(name, **{field: _load(path) for field, path in paths.items() if path.is_file()})
+        loaded: dict[str, Any] = {field: _load(path) for field, path in paths.items() if path.is_file()}
+        return cls(name, **loaded)
 
     @property
     def palette(self) -> dict:

@@ -132,7 +132,7 @@ def train_and_evaluate(
                 if history:
                     history.append(step, scores)
             if saving:
-                store.save(step, state, (result[decides] or 0.0) if evaluating else None)
+                store.save(step, state, (result[decides] or 0.0) if evaluating and result else None)
             if not recent:
                 since, waited = time.monotonic(), 0.0
             if stop and step < config.num_steps:

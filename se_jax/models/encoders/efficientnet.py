@@ -242,7 +242,7 @@ class EfficientNet(nn.Module):
         )
 
     @property
-    def channels(self) -> tuple[int, int, int, int]:
+    def channels(self) -> tuple[int, ...]:
         """Channels of the four maps."""
         return tuple(self.stages[i].channels for i in OUTPUTS)
 

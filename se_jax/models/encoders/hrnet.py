@@ -4,6 +4,8 @@ Numerically mmsegmentation 1.2.2's HRNet. The ImageNet checkpoints that it start
 weights that upsamples by nearest neighbour in its exchanges, where this one is bilinear.
 """
 
+import functools
+import operator
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,8 +52,8 @@ class ExchangeModule(nn.Module):
                 maps[branch] = residual(maps[branch], train)
         fused = []
         for target in range(len(maps)):
-            total = sum(self._brought(maps, source, target, train) for source in range(len(maps)))
-            fused.append(nn.relu(total))
+            brought = [self._brought(maps, source, target, train) for source in range(len(maps))]
+            fused.append(nn.relu(functools.reduce(operator.add, brought)))
         return tuple(fused)
 
     def _brought(self, maps, source: int, target: int, train: bool):

@@ -77,7 +77,7 @@ class MobileNetV2(nn.Module):
         super().__post_init__()
 
     @property
-    def channels(self) -> tuple[int, int, int, int]:
+    def channels(self) -> tuple[int, ...]:
         """Channels of the four maps."""
         return tuple(scaled_channels(LAYERS[layer - 1][1], self.width) for layer in OUTPUTS)
 

@@ -83,14 +83,15 @@ class WindowAttention(nn.Module):
     def __call__(self, x):
         batch, height, width, channels = x.shape
         x = pad_to_multiple(x, (self.window, self.window))
-        padded = x.shape[1:3]
+        padded = x.shape[1], x.shape[2]
         if self.shift:
             x = jnp.roll(x, (-self.shift, -self.shift), (1, 2))
         qkv = Linear(3 * channels, dtype=self.dtype, name="qkv")(to_windows(x, self.window))
         qkv = qkv.reshape(batch, -1, self.window**2, 3, self.heads, channels // self.heads)
         bias = self._bias((padded[0] // self.window, padded[1] // self.window))
         # windows of a map have masks of their own, which all maps of the batch share
-        y = jax.vmap(attend, (0, 0, 0, None))(*jnp.moveaxis(qkv, 3, 0), bias)
+        q, k, v = jnp.moveaxis(qkv, 3, 0)
+        y = jax.vmap(attend, (0, 0, 0, None))(q, k, v, bias)
         y = Linear(channels, dtype=self.dtype, name="proj")(y.reshape(-1, self.window**2, channels))
         y = from_windows(y, self.window, padded)
         if self.shift:

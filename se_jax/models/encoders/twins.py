@@ -144,7 +144,7 @@ class LocalAttention(nn.Module):
         q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in jnp.split(qkv, 3, axis=-1))
         bias = padding_bias((height, width), self.window)
         y = attend(q, k, v, None if bias is None else np.tile(bias, (batch, 1, 1, 1)))
-        y = from_windows(y.reshape(*y.shape[:2], channels), self.window, padded.shape[1:3])
+        y = from_windows(y.reshape(*y.shape[:2], channels), self.window, (padded.shape[1], padded.shape[2]))
         return Linear(channels, dtype=self.dtype, name="proj")(y[:, :height, :width])
 
 

@@ -168,9 +168,10 @@ class Xception(nn.Module):
             known = ", ".join(map(str, OUTPUT_STRIDES))
             raise ValueError(f"Xception output_stride is {self.output_stride}; expected one of {known}.")
         if self.multi_grid is not None:
-            self.multi_grid = tuple(self.multi_grid)
-            if len(self.multi_grid) != 3 or min(self.multi_grid) < 1:
-                raise ValueError(f"Xception multi_grid is {self.multi_grid}; expected three positive numbers.")
+            grid = tuple(self.multi_grid)
+            if len(grid) != 3 or min(grid) < 1:
+                raise ValueError(f"Xception multi_grid is {grid}; expected three positive numbers.")
+            self.multi_grid = grid
         self.outputs = tuple(self.outputs)
         if unknown := [name for name in self.outputs if name not in self._widths()]:
             known = ", ".join(self._widths())
