@@ -52,7 +52,7 @@ def make_mesh(config=None, *, devices=None):
 
 
 def jit(fn, **kwargs):
-    """`jax.jit` with the compiler options a network wants on this backend."""
+    """`jax.jit` with the compiler options a network wants on the platform it is traced for (`layers.for_platform`)."""
     return jax.jit(fn, compiler_options=layers.compiler_options(), **kwargs)
 
 

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 import pytest
 
+from se_jax.models import layers
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -95,6 +97,20 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture
+def accelerator_form():
+    """Networks as traced for a TPU or GPU; a CPU's own forms take longer to trace."""
+    with layers.for_platform("tpu"):
+        yield
+
+
+@pytest.fixture(params=["cpu", "accelerator"])
+def platform_form(request):
+    """The test runs twice: with the operations' forms for a CPU, and with those for a TPU or GPU."""
+    with layers.for_platform("cpu" if request.param == "cpu" else "tpu"):
+        yield request.param
 
 
 def assert_close_to_reference(actual, reference, tolerance=5e-5):

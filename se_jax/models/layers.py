@@ -4,7 +4,7 @@ Activations are [batch, height, width, channels]; kernels are [kh, kw, in / grou
 as mmsegmentation 1.2.2 and mmcv 2.1.0 call them (mmcv ConvModule, DepthwiseSeparableConvModule, mmseg resize).
 
 XLA's CPU backend is slow at some of these operations. Faster forms stand in `se_jax.models.cpu` and are chosen
-here, while tracing (`on_cpu`); TPU and GPU keep XLA's own operators.
+here, while tracing (`on_cpu`, which `for_platform` decides); TPU and GPU keep XLA's own operators.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,36 @@ kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 classifier_normal = nn.initializers.normal(0.01)
 
 
+PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
+# Unlike a plain global, this is part of the key under which jax.jit and other transformations remember what they traced.
+# The alternative was measured: `lax.platform_dependent` inside the forward and backward rules of every operation needed
+# the same processor time to run (0.98, 1.01) and to compile (0.88, 0.98), but 1.7 and 1.6 times as much to trace and
+# lower, since both forms are traced (ResNet-50 + ASPP, MobileNetV2 + FCN, forward + backward, 256 x 256, batch 2).
+_platform = jax.make_user_context(None)
+
+
+def for_platform(platform: str):
+    """Chooses the platform for which networks are traced: `with for_platform("tpu"): lowered = ...`.
+
+    Without it that is JAX's default backend. It is needed where another platform will run the program: when lowering or
+    exporting for a TPU on a CPU host, or for CPU devices of a machine with a GPU. All forms compute the same function,
+    so a program traced for the wrong platform is slow, not wrong.
+
+    Tracing must happen inside the block: call, lower or export there. `parallel.jit` and `parallel.jit_once` choose
+    compiler options when they are called, so call them there too. Like other contexts of JAX, this one holds in its own
+    thread only.
+
+    Raises:
+      ValueError: the name is none of PLATFORMS.
+    """
+    if platform not in PLATFORMS:
+        raise ValueError(f"platform is {platform!r}; expected one of {', '.join(PLATFORMS)}")
+    return _platform(platform)
+
+
 def on_cpu() -> bool:
-    """Whether traced code is meant for XLA's CPU backend."""
-    return jax.default_backend() == "cpu"
+    """Whether what is traced now is meant for XLA's CPU backend: see `for_platform`."""
+    return (_platform.value or jax.default_backend()) == "cpu"
 
 
 def compiler_options() -> dict[str, str]:
@@ -268,6 +295,7 @@ class ChannelDropout(nn.Module):
         return nn.Dropout(max(self.rate, 0.0), broadcast_dims=(1, 2))(x, deterministic=not active)
 
 
+@jax.named_scope("resize")  # an accelerator's form is a matrix product, which counts of a network's products leave out
 def resize(x, size: tuple[int, int], align_corners: bool = False):
     """Bilinear resize of [b, h, w, c] to `size` = (h', w'), as torch's interpolate: never antialiased.
 
