@@ -8,6 +8,7 @@ The keys of config.data and their defaults are in se_jax/config/options.py.
 
 import dataclasses
 import pkgutil
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -126,7 +127,7 @@ def open_images(config) -> tuple[Source, LabelSpec]:
     return ImageSource(f"{config.dir} ({split})", list(images.values())), read_classes(config.dir)
 
 
-def _open(config) -> tuple[list[Source], LabelSpec]:
+def _open(config) -> tuple[Sequence[Source], LabelSpec]:
     """The sources of the training and the validation split of a data set of files, and its labels."""
     official = _check_directory(config)
     if official:

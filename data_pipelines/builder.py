@@ -10,6 +10,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -35,10 +36,15 @@ class Segmentation(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     BUILDER_CONFIGS = [Config(name=d.files, dataset=d) for d in {d.files: d for d in OFFICIAL.values()}.values()]
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The directory of the data set as published."
 
+    @property
+    def _dataset(self) -> Official:
+        config: Any = self.builder_config
+        return config.dataset
+
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"{self.builder_config.dataset.title}: the files as published. label: encoded ids before any "
+            description=f"{self._dataset.title}: the files as published. label: encoded ids before any "
             "table. Decode palette PNGs by their indices (PIL), not by their colours (tf.image).",
             features=tfds.features.FeaturesDict(
                 {key: tfds.features.Tensor(shape=(), dtype=tf.string) for key in ("image", "label", "name")}
@@ -49,7 +55,7 @@ class Segmentation(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         directory = os.fspath(dl_manager.manual_dir)
-        dataset = self.builder_config.dataset
+        dataset = self._dataset
         root = dataset.root(directory)
         splits, sources, labels = _open(dataset, directory)
         _require_space(self.data_dir, [path for source in sources for pair in source.pairs for path in pair])
@@ -78,10 +84,12 @@ class Segmentation(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 index["offsets"] = {
                     name: tf_record_offsets(os.path.join(self.data_dir, name)) for name in index["shards"]
                 }
-        self.info.metadata.update(format=self.info.file_format.value, annotations=self._annotations, splits=self._index)
+        metadata: Any = self.info.metadata
+        file_format: Any = self.info.file_format
+        metadata.update(format=file_format.value, annotations=self._annotations, splits=self._index)
 
 
-def _open(dataset: Official, directory: str) -> tuple[list[str], list[FileSource], LabelSpec]:
+def _open(dataset: Official, directory: str) -> tuple[list[str], Sequence[FileSource], LabelSpec]:
     """The official splits that are there, their sources and labels; those one can do without are left out if unusable.
 
     Raises DataError, which says where to get it, if another split is not there or not whole.

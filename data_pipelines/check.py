@@ -120,7 +120,7 @@ def _describe_sample(sample: Sample, labels: LabelSpec, write) -> int:
 
 
 def _describe_classes(samples: list[Sample], labels: LabelSpec, write) -> None:
-    pixels, images = sum(sample.pixels for sample in samples), sum(sample.images for sample in samples)
+    pixels, images = (np.sum(counts, axis=0) for counts in zip(*((s.pixels, s.images) for s in samples), strict=True))
     write("class histogram of what was decoded: share of the labelled pixels, images")
     for index in np.argsort(-pixels, kind="stable"):
         if pixels[index]:
@@ -131,7 +131,7 @@ def _describe_classes(samples: list[Sample], labels: LabelSpec, write) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="data_pipelines.check", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="data_pipelines.check", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dataset", required=True, choices=OFFICIAL)
     parser.add_argument("--source", required=True, help="directory of the data set as published, or of its shards")
     options = parser.parse_args(argv)

@@ -38,7 +38,7 @@ class LabelSpec:
     def create(
         cls,
         names: Sequence[str],
-        palette: Sequence[Sequence[int]] | None = None,
+        palette: Sequence[Sequence[int]] | np.ndarray | None = None,
         ids: Mapping[int, int] | None = None,
         ignore: Sequence[int] = (IGNORE,),
         advice: str = ADVICE,
@@ -113,7 +113,7 @@ class LabelSpec:
         return train
 
 
-def ranges(ids: Iterable[int]) -> str:
+def ranges(ids: Sequence[int] | np.ndarray) -> str:
     """Ids in rising order as text: [0, 1, 2, 5, 255] -> "0-2, 5, 255"."""
     steps = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
     return ", ".join(f"{step[0]}-{step[-1]}" if len(step) > 1 else f"{step[0]}" for step in steps if len(step))

@@ -36,7 +36,7 @@ class Official:
     files: str
     kinds: Mapping[str, LabelSpec]
     list_splits: Callable[[str], list[str]]
-    read: Callable[[str, Sequence[str]], tuple[list[FileSource], LabelSpec]]
+    read: Callable[[str, Sequence[str]], tuple[Sequence[FileSource], LabelSpec]]
     images: Callable[[str, str], tuple[Sequence[str], LabelSpec]]
     additions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -52,7 +52,7 @@ class Official:
             + f", nor shards of data_pipelines.prepare. {self.origin}"
         )
 
-    def open(self, directory: str, splits: Sequence[str]) -> tuple[list[FileSource], LabelSpec]:
+    def open(self, directory: str, splits: Sequence[str]) -> tuple[Sequence[FileSource], LabelSpec]:
         """A source for each of the `splits`, and what the labels of all mean.
 
         Raises DataError naming split or file if the data set, a split or a file of it is not there.

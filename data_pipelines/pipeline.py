@@ -4,6 +4,7 @@ import collections
 import logging
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,7 @@ THREADS = min(CORES, 16)
 Batch = dict[str, np.ndarray]
 
 # Streams of random numbers: calibration must not see the very crops that training starts with.
+_random: Any = getattr(tf.random, "experimental")  # noqa: B009, which type checkers do not know
 _TRAINING, _CALIBRATION = 0, 1
 _READ, _UNREADABLE, _FATAL = 0, 1, 2
 
@@ -137,7 +139,7 @@ def _augmented(data, config, seed: int, stream: int, epoch, position) -> dict[st
         return _load(data.train, data.labels, int(index), cache, substitute=config.on_error == "skip")
 
     element = _tensors(load, index)
-    key = tf.random.experimental.stateless_fold_in(key, index, alg="philox")
+    key = _random.stateless_fold_in(key, index, alg="philox")
     options = transforms.Augmentation(**augmentation_options(config))
     return element | transforms.augment(element["image"], element["label"], key, options)
 
@@ -145,8 +147,8 @@ def _augmented(data, config, seed: int, stream: int, epoch, position) -> dict[st
 def _shuffled(count: int, seed: int, stream: int, epoch, position) -> tuple[tf.Tensor, tf.Tensor]:
     """The index at `position` of `epoch`'s permutation of `count` examples, and the epoch's random key."""
     key = tf.constant([seed, stream], tf.int64)
-    key = tf.random.experimental.stateless_fold_in(key, tf.cast(epoch, tf.int64), alg="philox")
-    return tf.random.experimental.index_shuffle(position, key, count - 1), key
+    key = _random.stateless_fold_in(key, tf.cast(epoch, tf.int64), alg="philox")
+    return _random.index_shuffle(position, key, count - 1), key
 
 
 def training_order(count: int, *, seed: int, first: int, last: int) -> list[int]:
@@ -240,6 +242,7 @@ def _batched(places: tf.data.Dataset, example: Callable, size: int) -> tf.data.D
 
 
 def _deliver(dataset: tf.data.Dataset, source: Source, on_error: str) -> Iterator[Batch]:
+    batch: Any
     for batch in dataset.as_numpy_iterator():
         for status, message in zip(batch.pop("status"), batch.pop("message"), strict=True):
             if status == _FATAL:

@@ -74,7 +74,7 @@ def _remove_empty(data_dir: str, parent: str, existed: bool) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="data_pipelines.prepare", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="data_pipelines.prepare", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dataset", required=True, choices=OFFICIAL)
     parser.add_argument("--source", required=True, help="directory of the data set as published")
     parser.add_argument("--data_dir", required=True, help="directory for the shards; copy it to a bucket then")

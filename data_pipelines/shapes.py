@@ -52,7 +52,7 @@ class ShapesSource(Source):
 
     def __init__(self, split: str, count: int, image_size: tuple[int, int] = (96, 128)):
         super().__init__(f"shapes ({split})")
-        self.split, self.count, self.image_size = split, count, tuple(image_size)
+        self.split, self.count, self.image_size = split, count, (image_size[0], image_size[1])
 
     def __len__(self) -> int:
         return self.count

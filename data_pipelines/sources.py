@@ -234,7 +234,8 @@ def check_labels(source: Source, labels: LabelSpec, on_error: str = "stop", samp
     for index in np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)):
         try:
             name = source.label_name(int(index))
-            labels.apply(decode_label(source[int(index)][1], name), name)
+            if (encoded := source[int(index)][1]) is not None:
+                labels.apply(decode_label(encoded, name), name)
         except LabelError:
             raise
         except DataError:

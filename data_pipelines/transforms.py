@@ -5,6 +5,7 @@ through OpenCV as uint8. Every step here gives and takes uint8 like it; what dif
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -49,7 +50,8 @@ def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmen
     if options.photometric:
         image = photometric_distortion(image, colour)
     content = tf.shape(label)
-    bottom, right = options.crop[0] - content[0], options.crop[1] - content[1]
+    bottom: Any = options.crop[0] - content[0]
+    right: Any = options.crop[1] - content[1]
     return {
         "image": tf.ensure_shape(tf.pad(image, [[0, bottom], [0, right], [0, 0]]), (*options.crop, 3)),
         "label": tf.ensure_shape(tf.pad(label, [[0, bottom], [0, right]], constant_values=IGNORE), options.crop),
@@ -91,7 +93,7 @@ def random_crop(image, label, size, draws, options: Augmentation) -> tuple[tf.Te
 
     if options.cat_max_ratio < 1:
         _, corner, label = tf.while_loop(
-            lambda k, corner, label: (k < REDRAWS) & ~is_varied(label, options.cat_max_ratio),
+            lambda k, corner, label: (k < REDRAWS) & tf.logical_not(is_varied(label, options.cat_max_ratio)),
             lambda k, corner, label: (k + 1, corners[k + 1], cropped(k + 1)),
             (0, corners[0], cropped(0)),
             shape_invariants=(tf.TensorShape([]), tf.TensorShape([2]), tf.TensorShape([None, None])),

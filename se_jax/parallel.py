@@ -6,6 +6,7 @@ Code is written for the global batch; XLA adds the communication.
 
 import os
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,7 +33,8 @@ def start_multihost(wanted: bool = False) -> None:
     if jax.distributed.is_initialized() or not (wanted or "JAX_COORDINATOR_ADDRESS" in os.environ):
         return
     names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    jax.distributed.initialize(**{key: int(os.environ[name]) for key, name in names.items() if name in os.environ})
+    given: dict[str, Any] = {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
+    jax.distributed.initialize(**given)
 
 
 def make_mesh(config=None, *, devices=None):

@@ -206,7 +206,8 @@ class BiFPN(nn.Module):
         for level in range(ENCODER_TOP + 1, self.top_level + 1):
             x = DOWNSAMPLES[self.downsample](self._resample(x, level, 0, train))
             extra[f"p{level}"] = x
-        return [*features, *(self._site("extra", "identity")(extra).values() if extra else ())]
+        made: Any = self._site("extra", "identity")(extra) if extra else {}
+        return [*features, *made.values()]
 
     def _cell(self, cell: int, levels: list, train: bool) -> list:
         maps, last = list(levels), {}

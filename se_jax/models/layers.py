@@ -8,7 +8,7 @@ here, while tracing (`on_cpu`, which `for_platform` decides); TPU and GPU keep X
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ classifier_normal = nn.initializers.normal(0.01)
 
 
 PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
-# Unlike a plain global, this is part of the key under which jax.jit and other transformations remember what they traced.
+# Unlike a plain global, this is part of the key under which jax.jit and other transformations remember their traces.
 # The alternative was measured: `lax.platform_dependent` inside the forward and backward rules of every operation needed
 # the same processor time to run (0.98, 1.01) and to compile (0.88, 0.98), but 1.7 and 1.6 times as much to trace and
 # lower, since both forms are traced (ResNet-50 + ASPP, MobileNetV2 + FCN, forward + backward, 256 x 256, batch 2).
@@ -62,17 +62,17 @@ def compiler_options() -> dict[str, str]:
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu() else {}
 
 
-def linear(x, kernel):
+def linear(x, kernel) -> Any:
     """[..., c] times [c, out] -> [..., out]."""
     return cpu.product(x, kernel) if on_cpu() else x @ kernel
 
 
-def add_bias(x, bias):
+def add_bias(x, bias) -> Any:
     """[..., c] plus [c]."""
     return cpu.add_bias(x, bias) if on_cpu() else x + bias
 
 
-def normalize_channels(x, scale, bias, epsilon: float):
+def normalize_channels(x, scale, bias, epsilon: float) -> Any:
     """LayerNorm of float32 [..., c]: mean 0 and biased variance 1 over the channels, then `scale` and `bias`."""
     if on_cpu():
         return cpu.normalize_channels(x, scale, bias, epsilon)
@@ -81,7 +81,7 @@ def normalize_channels(x, scale, bias, epsilon: float):
     return (x - mean) * lax.rsqrt(var + epsilon) * scale + bias
 
 
-def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1):
+def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1) -> Any:
     """Cross-correlation with symmetric zero padding, as torch's conv2d: [b, h, w, c] -> [b, h', w', out]."""
     if kernel.shape[:2] == (1, 1) and padding == 0 and groups == 1:
         return linear(x[:, ::strides, ::strides], kernel[0, 0])
@@ -210,7 +210,7 @@ class BatchNorm(nn.Module):
                     f"BatchNorm {'/'.join(self.path)} got one value a channel in training (input {x.shape}); "
                     "its variance is undefined. Use a batch of at least 2 images."
                 )
-            normalize = cpu.normalize_batch if on_cpu() else normalize_batch
+            normalize: Any = cpu.normalize_batch if on_cpu() else normalize_batch
             y, mean, var = normalize(x, scale, bias, self.epsilon)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * (count / (count - 1))
@@ -296,7 +296,7 @@ class ChannelDropout(nn.Module):
 
 
 @jax.named_scope("resize")  # an accelerator's form is a matrix product, which counts of a network's products leave out
-def resize(x, size: tuple[int, int], align_corners: bool = False):
+def resize(x: Any, size: tuple[int, int], align_corners: bool = False) -> Any:
     """Bilinear resize of [b, h, w, c] to `size` = (h', w'), as torch's interpolate: never antialiased.
 
     Rows and columns are resized one after the other; the dtype is kept.
@@ -306,7 +306,7 @@ def resize(x, size: tuple[int, int], align_corners: bool = False):
         if source == 1:
             x = jnp.broadcast_to(x, (*x.shape[:axis], length, *x.shape[axis + 1 :]))
         elif source != length:
-            resize_axis = cpu.resize_axis if on_cpu() else _resize_axis
+            resize_axis: Any = cpu.resize_axis if on_cpu() else _resize_axis
             x = resize_axis(x, axis, length, align_corners)
     return x
 
@@ -348,14 +348,14 @@ def adaptive_avg_pool(x, size: int):
     return pooled.astype(x.dtype)
 
 
-def max_pool(x):
+def max_pool(x) -> Any:
     """3x3 max pooling with stride 2 and a padding of minus infinity, as behind ResNet's stem."""
     if on_cpu():
         return cpu.max_pool(x)
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=cast(Any, ((1, 1), (1, 1))))
 
 
 def avg_pool_ceil(x, window: int):
     """Average pooling with stride = window; a cell cut off by the border averages what it has (torch's ceil_mode)."""
-    padding = tuple((0, -length % window) for length in x.shape[1:3])
+    padding: Any = [(0, -length % window) for length in x.shape[1:3]]
     return nn.avg_pool(x, (window, window), (window, window), padding=padding, count_include_pad=False)

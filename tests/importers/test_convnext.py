@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from se_jax.importers.convert import match
-from se_jax.models import layers
 from se_jax.models.encoders import ConvNeXt
 from se_jax.models.encoders.convnext import EPSILON
 from tests.importers import recorded
@@ -14,12 +13,6 @@ from tests.importers.witness import assert_same_before_the_output_norms, torch_n
 NORMS = {f"norm{stage}.{name}" for stage in range(4) for name in ("weight", "bias")}
 SIZES = {"widths": (16, 32, 64, 128), "depths": (2, 2, 3, 2)}
 TINY = {"widths": (8, 12, 16, 20), "depths": (1, 2, 1, 1)}
-
-
-@pytest.fixture
-def xla_operators(monkeypatch):
-    """The convolutions of other devices: those of a CPU, written out tap by tap, take longer to compile."""
-    monkeypatch.setattr(layers, "on_cpu", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +35,7 @@ def test_classifiers_of_the_reference_have_the_last_output_norm(encoder):
     np.testing.assert_array_equal(result.variables["params"]["norm3"]["scale"], state["norm3.weight"])
 
 
-def test_same_maps_as_timm(xla_operators):
+def test_same_maps_as_timm(accelerator_form):
     torch = pytest.importorskip("torch")
     convnext = pytest.importorskip("timm.models.convnext")
     network, state = torch_network(lambda: convnext.ConvNeXt(dims=TINY["widths"], depths=TINY["depths"], num_classes=3))
@@ -54,7 +47,7 @@ def test_same_maps_as_timm(xla_operators):
     )
 
 
-def test_same_maps_as_torchvision(xla_operators):
+def test_same_maps_as_torchvision(accelerator_form):
     torch = pytest.importorskip("torch")
     convnext = pytest.importorskip("torchvision.models.convnext")
     widths = (*TINY["widths"], None)

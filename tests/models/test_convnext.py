@@ -4,9 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from se_jax.models import layers
 from se_jax.models.attention import DropPath
 from se_jax.models.encoders import ConvNeXt
 from se_jax.models.encoders.convnext import VARIANTS, ConvNeXtBlock
@@ -18,13 +16,7 @@ def shapes(model):
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
 
-@pytest.fixture
-def xla_operators(monkeypatch):
-    """The convolutions of other devices: those of a CPU, written out tap by tap, take long to trace 36 times."""
-    monkeypatch.setattr(layers, "on_cpu", lambda: False)
-
-
-def test_drop_path_rises_over_all_blocks(xla_operators):
+def test_drop_path_rises_over_all_blocks(accelerator_form):
     rates = []
 
     def record(next_call, args, kwargs, context):
@@ -39,7 +31,7 @@ def test_drop_path_rises_over_all_blocks(xla_operators):
     assert published == {"tiny": 0.4, "small": 0.3, "base": 0.4, "large": 0.4, "xlarge": 0.4}
 
 
-def test_new_weights_are_drawn_as_the_reference_draws_them(xla_operators):
+def test_new_weights_are_drawn_as_the_reference_draws_them(accelerator_form):
     params = jax.jit(ConvNeXtBlock(drop_path=0.0).init)(jax.random.key(0), jnp.zeros((1, 7, 7, 64)))["params"]
     assert (params["gamma"] == 1).all()  # a millionth in classification
     for module in (params["depthwise_conv"], params["pointwise_conv1"], params["pointwise_conv2"]):

@@ -18,12 +18,6 @@ from se_jax.models.decoders.dupsampling import DUpsample, tile, untile
 VOC = 21
 
 
-@pytest.fixture
-def accelerators_operators(monkeypatch):
-    """The forms of operations for a CPU take long to trace."""
-    monkeypatch.setattr(layers, "on_cpu", lambda: False)
-
-
 # ---- Published costs ----
 
 
@@ -49,8 +43,7 @@ def maps():
         ("resnet", ResNet(50, "beta", 16, outputs=("conv1_3", "b1u2c3", "b3u6c3", "layer4"))),
         ("xception", Xception("65", outputs=("efb2u1c2", "mfb1u16c3", "map3"))),
     ):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(layers, "on_cpu", lambda: False)
+        with layers.for_platform("tpu"):
             shapes, _ = jax.eval_shape(
                 lambda e=encoder: e.init_with_output(jax.random.key(0), jnp.zeros((1, 513, 513, 3)))
             )
@@ -159,7 +152,7 @@ def test_the_loss_of_perfect_scores_has_a_floor_that_the_temperature_lowers(clas
 
 
 @pytest.mark.parametrize("size", [(512, 512), (513, 513), (500, 375)])
-def test_logits_have_the_images_size(size, accelerators_operators):
+def test_logits_have_the_images_size(size, accelerator_form):
     model = Segmenter(ResNet(18, "beta", 16, width=8), DUpsamplingHead(VOC, channels=8, codes=4))
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     outputs, variables = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros(images.shape)))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from jax import lax
 
-from se_jax.models import layers
 from se_jax.models.encoders.efficientnet import (
     VARIANTS,
     EfficientNet,
@@ -21,6 +20,7 @@ from se_jax.models.encoders.efficientnet import (
 )
 from se_jax.models.layers import BatchNorm, conv2d
 
+pytestmark = pytest.mark.usefixtures("accelerator_form")
 TINY = {"width": 0.25, "depth": 0.4}
 CHANNELS = {
     "b0": (24, 40, 112, 320),
@@ -42,12 +42,6 @@ MILLIONS = {  # of the encoder; of the whole classifier
     "b6": (39.40, 43.04),
     "b7": (62.14, 66.35),
 }
-
-
-@pytest.fixture(autouse=True)
-def accelerators_operators(monkeypatch):
-    """The forms of operations for a CPU take long to trace; they are tested with the layers, and by the witnesses."""
-    monkeypatch.setattr(layers, "on_cpu", lambda: False)
 
 
 def shapes(model):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from se_jax.importers import export_weights, import_weights
-from se_jax.models import layers
 from se_jax.models.encoders import (
     ConvNeXt,
     EfficientNet,
@@ -26,12 +25,6 @@ from tests import tiny
 from tests.conftest import assert_close_to_reference, is_in_repository
 
 IMAGES = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-
-
-@pytest.fixture
-def accelerators_operators(monkeypatch):
-    """The forms of operations for a CPU take long to trace; they are tested with the layers, and by the reference."""
-    monkeypatch.setattr(layers, "on_cpu", lambda: False)
 
 
 # ---- The reference's maps ----
@@ -78,13 +71,12 @@ def reference_variables(model, case):
     ("name", "which"),
     [(name, which) for name in GOLDEN for which in ("part", "whole") if which == "whole" or is_in_repository(name)],
 )
-def test_equals_the_reference_at_even_and_odd_sizes(golden, name, which, monkeypatch):
+@pytest.mark.usefixtures("platform_form")
+def test_equals_the_reference_at_even_and_odd_sizes(golden, name, which):
     case = golden(name, which)
     model = GOLDEN[name](case.meta["kwargs"])
     variables = reference_variables(model, case)
     for size, images in case.group("in").items():
-        if name == "bb_convnext":  # whose forms for a CPU, written out tap by tap, take long to compile
-            monkeypatch.setattr(layers, "on_cpu", lambda odd=images.shape[-1] % 2 == 1: odd)
         expected = case.group(f"out/{size}")
         forward = jax.jit(lambda v, x, maps=tuple(expected): model.apply(v, x)[: len(maps)])
         for stage, actual in enumerate(forward(variables, images.transpose(0, 2, 3, 1))):
@@ -148,7 +140,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("model", "channels", "millions"), PUBLISHED)
-def test_published_sizes(accelerators_operators, model, channels, millions):
+def test_published_sizes(accelerator_form, model, channels, millions):
     """Channels, parameters, and maps of an odd image: rounded up, by ConvNeXt down."""
     shape = jax.ShapeDtypeStruct((1, 95, 66, 3), jnp.float32)
     maps, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), shape)
@@ -192,10 +184,9 @@ REMAT = {
 
 
 @pytest.mark.parametrize("family", REMAT)
+@pytest.mark.usefixtures("accelerator_form")
 def test_remat_recomputes_every_block_and_changes_neither_variables_nor_gradients(family, monkeypatch):
     model, blocks, levels = REMAT[family]
-    if family in ("convnext", "efficientnet", "xception"):
-        monkeypatch.setattr(layers, "on_cpu", lambda: False)
     plain = model(monkeypatch) if callable(model) and not hasattr(model, "clone") else model
     remat = plain.clone(remat=True)
     if family == "hrnet":

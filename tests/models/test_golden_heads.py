@@ -57,6 +57,7 @@ def make_head(meta):
         ("head_uper_odd_ac0", "whole"),
     ],
 )
+@pytest.mark.usefixtures("platform_form")
 def test_head_equals_the_reference(golden, name, which):
     case = golden(name, which)
     features = [case[f"in/{i}"].transpose(0, 2, 3, 1) for i in range(4)]

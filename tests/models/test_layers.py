@@ -25,18 +25,13 @@ def once(function, *arguments):
 
 
 @part_and_whole
+@pytest.mark.usefixtures("platform_form")
 def test_resize_equals_the_reference(golden, which):
     case = golden("op_resize_bilinear", which)
     for spec in case.meta["cases"]:
         size, align_corners = tuple(spec["out"]), spec["align_corners"]
         actual = once(lambda x: layers.resize(x, size, align_corners), nhwc(case[f"in/{spec['i']}"]))  # noqa: B023
         assert_close_to_reference(actual, nhwc(case[f"out/{spec['i']}"]))
-
-
-@part_and_whole
-def test_resize_on_accelerators_equals_the_reference(golden, which, monkeypatch):
-    monkeypatch.setattr(layers, "on_cpu", lambda: False)
-    test_resize_equals_the_reference(golden, which)
 
 
 @part_and_whole
@@ -47,6 +42,7 @@ def test_adaptive_pooling_equals_the_reference(golden, which):
         assert_close_to_reference(actual, nhwc(case[f"out/{spec['i']}"]))
 
 
+@pytest.mark.usefixtures("platform_form")
 def test_pooling_equals_the_reference(golden):
     case = golden("op_pool_act")
     for i in (0, 1):
@@ -56,9 +52,8 @@ def test_pooling_equals_the_reference(golden):
 
 
 @part_and_whole
-@pytest.mark.parametrize("cpu", [True, False])
-def test_convolution_equals_the_reference(golden, which, cpu, monkeypatch):
-    monkeypatch.setattr(layers, "on_cpu", lambda: cpu)
+@pytest.mark.usefixtures("platform_form")
+def test_convolution_equals_the_reference(golden, which):
     case = golden("op_conv", which)
     for spec in case.meta["cases"]:
         kernel = case[f"sd/{spec['i']}.weight"].transpose(2, 3, 1, 0)
@@ -69,6 +64,7 @@ def test_convolution_equals_the_reference(golden, which, cpu, monkeypatch):
         assert_close_to_reference(actual, nhwc(case[f"out/{spec['i']}"]))
 
 
+@pytest.mark.usefixtures("platform_form")
 def test_batchnorm_equals_the_reference_in_training(golden):
     case = golden("op_batchnorm_train")
     variables = {
@@ -110,10 +106,9 @@ def test_batchnorm_of_a_channel_far_from_zero():
     np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=1e-3)
 
 
-@pytest.mark.parametrize("cpu", [True, False])
-def test_batchnorm_gradient(cpu, monkeypatch):
+@pytest.mark.usefixtures("platform_form")
+def test_batchnorm_gradient():
     """Against the gradient of the formula, taken by JAX in float32."""
-    monkeypatch.setattr(layers, "on_cpu", lambda: cpu)
     keys = jax.random.split(jax.random.key(0), 4)
     x, weights = 3 + 2 * jax.random.normal(keys[0], (2, 4, 5, 6)), jax.random.normal(keys[1], (2, 4, 5, 6))
     params = {"scale": 1 + jax.random.normal(keys[2], (6,)), "bias": jax.random.normal(keys[3], (6,))}
@@ -235,18 +230,18 @@ def convolution_and_gradients(x, kernel, weights, groups, **geometry):
         ((9, 7), 3, 2, 4, {"padding": 1}),  # neither: left to XLA
     ],
 )
-def test_convolutions_of_a_cpu_equal_xlas_with_gradients(size, taps, groups, outputs, geometry, monkeypatch):
+def test_convolutions_of_a_cpu_equal_xlas_with_gradients(size, taps, groups, outputs, geometry):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, *size, 6))
     kernel = jax.random.normal(keys[1], (taps, taps, 6 // groups, outputs))
     shape = jax.eval_shape(lambda: layers.conv2d(x, kernel, groups=groups, **geometry)).shape
     weights = jax.random.normal(keys[2], shape)
     results = []
-    for cpu in (True, False):
-        monkeypatch.setattr(layers, "on_cpu", lambda cpu=cpu: cpu)
-        results.append(
-            once(lambda x, kernel: convolution_and_gradients(x, kernel, weights, groups, **geometry), x, kernel)
-        )
+    for platform in ("cpu", "tpu"):
+        with layers.for_platform(platform):
+            results.append(
+                once(lambda x, kernel: convolution_and_gradients(x, kernel, weights, groups, **geometry), x, kernel)
+            )
     for actual, expected in zip(*results, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
@@ -293,7 +288,7 @@ def test_convolutions_of_any_geometry(size, depthwise, taps, strides, padding, d
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7), (1, 2), (6, 5)])
-def test_max_pooling_of_a_cpu_equals_xlas_with_gradient(size, monkeypatch):
+def test_max_pooling_of_a_cpu_equals_xlas_with_gradient(size):
     x = jax.nn.relu(jax.random.normal(jax.random.key(0), (2, *size, 5)))  # zeros tie: the first one takes the gradient
 
     def value_and_gradient(x):
@@ -301,18 +296,79 @@ def test_max_pooling_of_a_cpu_equals_xlas_with_gradient(size, monkeypatch):
         return y, *pull(jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape))
 
     results = []
-    for cpu in (True, False):
-        monkeypatch.setattr(layers, "on_cpu", lambda cpu=cpu: cpu)
-        results.append(once(lambda x: value_and_gradient(x), x))
+    for platform in ("cpu", "tpu"):
+        with layers.for_platform(platform):
+            results.append(once(value_and_gradient, x))
     for actual, expected in zip(*results, strict=True):
         np.testing.assert_array_equal(actual, expected)
 
 
-# --- compiled for a CPU
+# --- the platform that compiles
 
 
 def test_compiler_options_are_accepted():
     assert jax.jit(lambda x: x + 1, compiler_options=layers.compiler_options())(1) == 2
+
+
+def test_a_network_lowered_for_another_platform_has_that_platforms_operators():
+    """A depthwise convolution is one operator on a TPU and many on a CPU; the host is a CPU."""
+    block = layers.SeparableConvBlock(8)
+    x = jnp.zeros((2, 8, 8, 4))
+    variables = jax.eval_shape(block.init, jax.random.key(0), x)
+    function = jax.jit(block.apply)
+
+    def program(platform):
+        return function.trace(variables, x).lower(lowering_platforms=(platform,)).as_text()
+
+    with layers.for_platform("tpu"):
+        for_tpu = program("tpu")
+    assert for_tpu.count("stablehlo.convolution") == 1 and "feature_group_count = 4" in for_tpu
+    assert "stablehlo.convolution" not in program("cpu")
+    with layers.for_platform("cuda"):
+        assert "feature_group_count = 4" in program("cuda")
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        jax.jit,
+        lambda f: jax.jit(jax.grad(lambda x: f(x).sum())),
+        lambda f: jax.grad(lambda x: jax.jit(f)(x).sum()),
+        lambda f: jax.jit(jax.checkpoint(f)),
+    ],
+)
+def test_no_trace_for_one_platform_serves_another(transform):
+    """The same function, traced in turn for both: what JAX remembers of one is not taken for the other."""
+    kernel = jnp.ones((3, 3, 1, 4))
+    function = transform(lambda x: layers.conv2d(x, kernel, padding=1, groups=4))
+
+    def has_convolution():
+        return "conv_general_dilated" in str(jax.make_jaxpr(function)(jnp.zeros((1, 5, 5, 4))))
+
+    for platform, expected in (("cpu", False), ("tpu", True), ("cpu", False), ("cuda", True)):
+        with layers.for_platform(platform):
+            assert has_convolution() == expected
+    assert not has_convolution()  # the default is the platform of JAX's default backend
+
+
+def test_shapes_and_compiler_options_follow_the_platform():
+    traced = []
+
+    def function(x):
+        traced.append(layers.on_cpu())
+        return x
+
+    options = []
+    for platform in ("cpu", "tpu", "cpu"):
+        with layers.for_platform(platform):
+            jax.eval_shape(function, 1.0)
+            options.append(bool(layers.compiler_options()))
+    assert traced == [True, False] and options == [True, False, True]  # shapes for a CPU were known the third time
+
+
+def test_unknown_platforms_are_refused():
+    with pytest.raises(ValueError, match="platform is 'CPU'; expected one of cpu, cuda, gpu, rocm, tpu"):
+        layers.for_platform("CPU")
 
 
 def test_blocks_have_the_reference_order():

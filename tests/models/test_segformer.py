@@ -21,6 +21,7 @@ def features(channels=(4, 6, 8, 10)):
     return [jnp.asarray(rng.normal(0.5, 1, (2, *s, c)), jnp.float32) for s, c in zip(sizes, channels, strict=True)]
 
 
+@pytest.mark.usefixtures("platform_form")
 def test_equals_the_reference(golden):
     case = golden("head_segformer_odd_ac0")
     inputs = [case[f"in/{i}"].transpose(0, 2, 3, 1) for i in range(4)]

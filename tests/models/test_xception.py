@@ -5,19 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax.models import layers
 from se_jax.models.encoders.xception import Xception, XceptionUnit
 
+pytestmark = pytest.mark.usefixtures("accelerator_form")
 TINY = {
     "65": {"entry": ((8, 2), (16, 2), (24, 2)), "middle": 2, "exit": ((24, 32, 32), (40, 40, 48))},
     "71": {"entry": ((8, 2), (16, 1), (16, 2), (24, 1), (24, 2)), "middle": 1, "exit": ((24, 32, 32), (40, 40, 48))},
 }
-
-
-@pytest.fixture(autouse=True)
-def accelerators_operators(monkeypatch):
-    """The forms of operations for a CPU take long to trace; they are tested with the layers, and by the witnesses."""
-    monkeypatch.setattr(layers, "on_cpu", lambda: False)
 
 
 def shapes(model):

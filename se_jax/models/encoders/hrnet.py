@@ -17,7 +17,7 @@ from se_jax.models.encoders.variants import variant_sizes
 from se_jax.models.layers import ConvBlock, resize
 
 STEM = 64
-BLOCK = {"scale_init": nn.initializers.ones}  # unlike ResNet's, no branch starts at zero
+BLOCK: dict[str, Any] = {"scale_init": nn.initializers.ones}  # unlike ResNet's, no branch starts at zero
 # `width` C: the branches have C, 2C, 4C and 8C channels; `modules`: exchange modules of stages 2, 3 and 4; `blocks`:
 # residual blocks a branch has in each; `layer1_*`: the bottlenecks behind the stem.
 _PUBLISHED = {"layer1_blocks": 4, "layer1_width": 64, "modules": (1, 4, 3), "blocks": 4}
