@@ -18,7 +18,7 @@ _RANDOM_NUMBERS = 1 + 2 * (REDRAWS + 1) + 1 + 9
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The parameters of `augment`; see configs/common.py for their meaning."""
+    """The parameters of `augment`; se_jax/config/options.py says what they mean."""
 
     crop: tuple[int, int]
     scale: tuple[int, int] | None = None

@@ -18,7 +18,7 @@ def define_config() -> None:
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, for which a recipe's name becomes its file; an option that cannot be ends with a line."""
     try:
-        return app.parse_flags_with_usage(list(_with_files(argv)))
+        return app.parse_flags_with_usage(list(with_files(argv)))
     except FileNotFoundError as error:
         sys.exit(f"--config: {error}")
     except (AttributeError, KeyError, TypeError) as error:
@@ -26,8 +26,12 @@ def parse(argv: list[str]) -> list[str]:
         sys.exit(f"the config has no option {reason.args[0] if isinstance(reason, KeyError) else reason}")
 
 
-def _with_files(argv: list[str]) -> Iterator[str]:
-    """The arguments, with the file of a recipe in the place of its name: --config=NAME:VARIANT, --config NAME."""
+def with_files(argv: list[str]) -> Iterator[str]:
+    """The arguments, with the file of a recipe in the place of its name: --config=NAME:VARIANT, --config NAME.
+
+    Raises:
+      FileNotFoundError: there is no such recipe or file.
+    """
     follows = False
     for argument in argv:
         flag, equals, value = argument.partition("=")

@@ -57,6 +57,13 @@ def test_a_value_of_another_type_is_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_missing_config_is_named(tmp_path):
+    done = call("--config", "configs/shapes_asp.py", f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert "no config configs/shapes_asp.py" in done.stderr and "shapes_aspp" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_missing_flag_is_named():
     done = call("--config=configs/shapes_aspp.py")
     assert done.returncode == 1
@@ -68,6 +75,7 @@ def test_entry_points_can_be_imported_together():
     names = (
         "data_pipelines.browse",
         "experiments.receptive_field",
+        "se_jax.__main__",
         "se_jax.dupsample_fit",
         "se_jax.importers.__main__",
     )

@@ -52,9 +52,8 @@ def users_directory(tmp_path):
 
 def run(python, directory, *arguments):
     variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    return subprocess.run(
-        [python, *arguments], cwd=directory, capture_output=True, text=True, env=variables | {"JAX_PLATFORMS": "cpu"}
-    )
+    variables |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as in conftest.py
+    return subprocess.run([python, *arguments], cwd=directory, capture_output=True, text=True, env=variables)
 
 
 def test_the_wheel_holds_the_packages_and_the_recipes_and_nothing_else(wheel):
@@ -85,33 +84,66 @@ assert recipes.load("cityscapes_aspp:r101").model.encoder.depth == 101
 def test_a_recipe_trains_by_its_name(python, users_directory):
     """As far as its data set, which is not there."""
     arguments = ("--config=cityscapes_aspp:r101", "--workdir=run", "--config.data.dir=nowhere")
-    for command in (("-m", "se_jax.main"), ("-m", "se_jax", "train")):
-        ended = run(python, users_directory, *command, *arguments)
-        assert ended.returncode == 1 and "data.dir='nowhere' is not a directory" in ended.stderr, ended.stderr
-    ended = run(python, users_directory, "-m", "se_jax.main", "--config=cityscape_asp", "--workdir=run")
-    assert "nearest recipes are cityscapes_aspp" in ended.stderr
+    ended = run(python, users_directory, "-m", "se_jax.main", *arguments)
+    assert ended.returncode == 1 and "data.dir='nowhere' is not a directory" in ended.stderr, ended.stderr
+    for command in ("train", "browse"):
+        ended = run(python, users_directory, "-m", "se_jax", command, "--config=cityscape_asp")
+        assert ended.returncode == 1 and "nearest recipes are cityscapes_aspp" in ended.stderr, ended.stderr
+
+
+WITHOUT_EXTRAS = """
+import sys
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        absent = name.partition(".")[0] in ("tensorflow", "tensorflow_datasets", "array_record", "clu", "tensorboard")
+        return None if absent else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
 
 
 def test_building_and_predicting_need_no_tensorflow(python, users_directory):
     program = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tensorflow", "tensorflow_datasets", "array_record", "clu", "tensorboard"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
+import runpy, types
+import jax, jax.numpy as jnp, numpy as np
+from PIL import Image
 import se_jax
+from se_jax import checkpoints, run
 from se_jax.config import recipes
-model = se_jax.build(recipes.load("shapes_uper").model)
-for name in ("Predictor", "load", "equalize", "fold", "Loss", "Metric", "evaluate"):
+for name in ("load", "equalize", "fold", "evaluate", "Loss", "Metric"):
     assert callable(getattr(se_jax, name)), name
 assert set(dir(se_jax)) >= {"build", "load", "train_and_evaluate", "Equalizer", "Fusion"}
-import runpy
-sys.argv = ["main", "--config=shapes_uper", "--workdir=run"]
-runpy.run_module("se_jax.main", run_name="__main__", alter_sys=True)
+config = recipes.load("shapes_aspp")
+config.model.encoder.width = 4
+config.model.decoder.update(channels=8, dilations=(1, 2))
+config.model.auxiliary = None
+config.model.equalizer.mode = "none"
+network = se_jax.build(config.model)
+shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+checkpoints.save_variables("run", jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes))
+checkpoints.write_config("run", config)
+classes = config.model.num_classes
+run.write_labels("run", types.SimpleNamespace(names=list("abcdefghijklmnop")[:classes], palette=np.eye(classes, 3)))
+Image.new("RGB", (32, 32)).save("photo.png")
+sys.argv = ["predict", "--workdir=run", "--input=photo.png", "--output=masks"]
+runpy.run_module("se_jax.predict", run_name="__main__", alter_sys=True)
 """
-    ended = run(python, users_directory, "-c", program)
-    assert 'is not installed. pip install "se_jax[data]"' in ended.stderr, ended.stderr
+    ended = run(python, users_directory, "-c", WITHOUT_EXTRAS + program)
+    assert ended.returncode == 0 and "masks and overlays of 1 image" in ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["train --config=shapes_uper --workdir=run", "fit --config=shapes_dupsampling --workdir=run", "check"]
+)
+def test_what_reads_data_sets_says_what_to_install(python, users_directory, command):
+    program = f"from se_jax.__main__ import main; sys.argv = ['se-jax', *{command.split()}]; main()"
+    ended = run(python, users_directory, "-c", WITHOUT_EXTRAS + program)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("this command reads a data set, and "), ended.stderr
+    assert 'pip install "se_jax[data]"' in ended.stderr and len(ended.stderr.splitlines()) == 1, ended.stderr
 
 
 def test_the_command_lists_what_it_can_do(python, users_directory):
@@ -119,3 +151,18 @@ def test_the_command_lists_what_it_can_do(python, users_directory):
     assert ended.returncode == 0 and all(name in ended.stdout for name in ("train", "evaluate", "predict", "import"))
     ended = run(python, users_directory, "-m", "se_jax", "trian")
     assert ended.returncode == 1 and "did you mean train?" in ended.stderr
+
+
+def test_the_command_finds_the_modules_of_the_users_directory(python, users_directory):
+    """Where the console script starts, sys.path holds its own directory in the place of the current one."""
+    program = """
+import sys
+sys.path = [path for path in sys.path if path]
+from se_jax.__main__ import main
+sys.argv = ["se-jax", "help"]
+main()
+import configs
+assert configs.OWNER == "user"
+"""
+    ended = run(python, users_directory, "-c", program)
+    assert ended.returncode == 0, ended.stderr

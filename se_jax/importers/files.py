@@ -68,7 +68,8 @@ def _read_pickled(path: pathlib.Path):
     except ImportError as error:
         raise ValueError(
             f"{path}: {path.suffix} files are read through PyTorch, which is not installed. Install it (pip install "
-            "torch), or convert the file elsewhere with safetensors.torch.save_file and give the .safetensors file."
+            '"se_jax[torch]"), or convert the file elsewhere with safetensors.torch.save_file and give the '
+            ".safetensors file."
         ) from error
     scalar = np.float64(0).__reduce__()[0]  # with dtypes, what the numbers in training logs are made of
     numbers = [np.dtype, scalar, *{type(np.dtype(kind)) for kind in "fdilq?"}]

@@ -66,7 +66,8 @@ def write_equalizer(workdir: pathlib.Path, config, rows) -> None:
 
 def write_environment(workdir: pathlib.Path, mesh, state, compiled) -> None:
     """Writes versions, devices, parameter count, FLOPs of a step on all devices."""
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-cpu", "clu", "ml-collections", "numpy")
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "ml-collections", "numpy")
+    names += ("tensorflow-cpu", "tensorflow")  # the one or the other
     versions = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
