@@ -84,8 +84,8 @@ def contexts(x, ratio: int):
     """
     batch, height, width, channels = x.shape
     rows, columns = grid(x.shape[1:3], ratio)
-    x: Any = _gather(_gather(x, 1, height, ratio), 2, width, ratio)
-    x = x.reshape(batch, rows, height // WINDOWS, ratio, columns, width // WINDOWS, ratio, channels)
+    gathered: Any = _gather(_gather(x, 1, height, ratio), 2, width, ratio)
+    x = gathered.reshape(batch, rows, height // WINDOWS, ratio, columns, width // WINDOWS, ratio, channels)
     x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
     return x.reshape(batch * rows * columns, -1, ratio**2 * channels)
 

@@ -80,6 +80,7 @@ def largest_error(actual, expected):
     return max(jax.tree.leaves(jax.tree.map(error, actual, expected)))
 
 
+@pytest.mark.usefixtures("platform_form")
 def test_three_steps_of_sgd_are_the_references(reference):
     model, template, batches, case = reference
     before = import_weights(model, case.group("sd"), template)
