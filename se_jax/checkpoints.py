@@ -136,7 +136,10 @@ class Checkpoints:
             )
         items = _items(state)
         where = self.folder / str(last)
-        _check_same_network(where, self.manager.item_metadata(last)["variables"], items["variables"])
+        saved = dict(self.manager.item_metadata(last)["variables"])
+        _check_same_network(where, saved, items["variables"])
+        # earlier versions saved empty collections too
+        items["variables"] |= {name: {} for name in saved if name not in items["variables"]}
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
         restored = self.manager.restore(last, args=ocp.args.Composite(**args))
         tree = dict(restored["variables"])

@@ -174,3 +174,15 @@ def test_what_changes_no_result_may_differ(tmp_path):
     checkpoints.check_config(tmp_path, other)
     checkpoints.write_config(tmp_path, other)
     assert checkpoints.load_config(tmp_path).data.dir == "b"
+
+
+def test_empty_collections_of_earlier_versions_are_no_difference(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "VARIABLES", (*checkpoints.VARIABLES, "fitted"))
+    store = checkpoints.Checkpoints(tmp_path)
+    store.save(1, make_state(1.0))
+    store.close()
+    monkeypatch.undo()
+    store = checkpoints.Checkpoints(tmp_path)
+    restored = store.restore(abstract(make_state()))
+    store.close()
+    assert equal(restored, make_state(1.0))
