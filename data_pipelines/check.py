@@ -18,7 +18,7 @@ from data_pipelines import OFFICIAL
 from data_pipelines.labels import IGNORE, DataError, LabelSpec, ranges
 from data_pipelines.official import Official
 from data_pipelines.records import located
-from data_pipelines.sources import FileSource, decode_label, read_example
+from data_pipelines.sources import FileSource, read_example, read_mask
 
 SAMPLE = 32  # images of a split that are decoded, spread evenly over it
 
@@ -85,10 +85,12 @@ def take_sample(source: FileSource, labels: LabelSpec, count: int = SAMPLE) -> S
     for index in indices:
         try:
             image, label = read_example(source, labels, index)
-            raw += np.bincount(decode_label(source[index][1], source.label_name(index)).ravel(), minlength=256)
+            mask = read_mask(source, index)
         except DataError as error:
             problems.append(str(error))
             continue
+        if mask is not None and mask.pixels.ndim == 2:
+            raw += np.bincount(mask.pixels.ravel(), minlength=256)
         sizes[image.shape[1], image.shape[0]] += 1
         found = np.bincount(label.ravel(), minlength=256)
         train += found
