@@ -38,7 +38,8 @@ def page(config, count: int) -> str:
         if len(figures) == count:
             break
     legend = _legend(data.labels, shares)
-    skipped = "".join(f"<p>skipped: {html.escape(message)}</p>" for message in data.train.skipped)
+    notes = [f"skipped: {message}" for message in data.train.skipped]
+    skipped = "".join(f"<p>{html.escape(note)}</p>" for note in (*data.warnings, *notes))
     return _page(f"{data.train.name}", _options(config.data, count), legend, skipped, figures)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -152,7 +152,7 @@ def _spread(total: int, wanted: int) -> list[int]:
 def _count(source: Source, labels: LabelSpec, indices: Sequence[int], on_error: str) -> Counts:
     train, raw, images = (np.zeros(256, np.int64) for _ in range(3))
     files, wrong, palettes = 0, None, {}
-    for index, one in zip(indices, _progress(_each(source, labels, indices), len(indices), source.name), strict=True):
+    for index, one in zip(indices, progress(_each(source, labels, indices), len(indices), source.name), strict=True):
         if isinstance(one, LabelError) and not isinstance(one, _Unknown):
             raise one
         if isinstance(one, _Unknown):
@@ -242,7 +242,7 @@ def _held(counts: Counts, labels: LabelSpec) -> str:
     return f"They hold the ids {held}; classes.json says\n{labels.meanings()}\n"
 
 
-def _progress(found: Iterable, total: int, name: str) -> Iterable:
+def progress(found: Iterable, total: int, name: str, doing: str = "counting pixels of") -> Iterable:
     """Passes on what it is given; from two seconds on it says how far it is."""
     said = begun = time.monotonic()
     shown = False
@@ -251,7 +251,7 @@ def _progress(found: Iterable, total: int, name: str) -> Iterable:
         if now - begun > 2 and now - said > (0.5 if sys.stderr.isatty() else 10):
             said, shown = now, True
             end = "" if sys.stderr.isatty() else "\n"
-            print(f"\rcounting pixels of {name}: {k} of {total} annotations", end=end, file=sys.stderr, flush=True)
+            print(f"\r{doing} {name}: {k} of {total} annotations", end=end, file=sys.stderr, flush=True)
         yield one
     if shown and sys.stderr.isatty():
         print(file=sys.stderr)
@@ -267,16 +267,3 @@ def _share(part: int, whole: int) -> str:
 def _split(name: str) -> str:
     """'DIR (train)' -> 'train'."""
     return name[name.rfind("(") + 1 : -1] if name.endswith(")") else name
-
-
-def as_dict(counts: Mapping[str, Counts]) -> dict:
-    """Plain values for JSON: {split: {'files', 'of', 'pixels': {class: pixels}, 'ignored'}}."""
-    return {
-        split: {
-            "files": c.files,
-            "of": c.total,
-            "pixels": dict(zip(c.names, map(int, c.pixels), strict=True)),
-            "ignored": c.ignored,
-        }
-        for split, c in counts.items()
-    }

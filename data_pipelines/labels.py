@@ -184,8 +184,8 @@ class LabelSpec:
         codes = _codes(pixels)
         if self.colours is None:
             raise DataError(
-                f"{name}: the annotation has RGB pixels; expected one 8-bit channel of class ids (a grey or palette PNG). "
-                "Take the masks of this data set as they are published."
+                f"{name}: the annotation has RGB pixels; expected one 8-bit channel of class ids (a grey or palette "
+                "PNG). Take the masks of this data set as they are published."
             )
         if not len(self.colours.codes):
             raise DataError(

@@ -6,6 +6,7 @@ Counts are int32 on the device for a batch and int64 on the host for a data set:
 import abc
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -63,6 +64,15 @@ class Metric(abc.ABC):
 def numbers(result: dict) -> dict[str, float | None]:
     """Those of a result that are plain numbers, which can be followed over a run and choose the best checkpoint."""
     return {key: value for key, value in result.items() if value is None or isinstance(value, float)}
+
+
+def mean_of(values: Mapping[str, float | None]) -> str:
+    """What a mean over the classes is called: 'mean', or 'mean of 1 of 2 classes' where some have no number.
+
+    values: {class: its number, None where it cannot be}.
+    """
+    measured = sum(value is not None for value in values.values())
+    return "mean" if measured == len(values) else f"mean of {measured} of {len(values)} classes"
 
 
 @dataclasses.dataclass(frozen=True)

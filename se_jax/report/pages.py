@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 
 from se_jax import run as files
+from se_jax.evaluation.metrics import mean_of
 from se_jax.report import charts as svg
 from se_jax.report import errors as mistakes
 from se_jax.report import html as page
@@ -123,6 +124,8 @@ def _page(title: str, runs: list[Run], note: str | None) -> str:
     parts = [_tiles(runs), _curves(runs), _classes(runs), mistakes.confusions(runs), mistakes.worst_images(runs)]
     parts += [_equalizer(runs), _samples(runs), _setup(runs)]
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in (note or "").splitlines() if line.strip())
+    warnings = dict.fromkeys(warning for run in runs for warning in run.metrics.get("warnings", ()))
+    notes += "".join(f"<p><b>Warning:</b> {html.escape(warning)}</p>" for warning in warnings)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -153,16 +156,18 @@ def _tiles(runs: list[Run]) -> str:
         if not m:
             continue
         small = [
-            ("mean accuracy", page.percent(m.get("macc")) + " %"),
+            (mean_of(m.get("acc", {})).replace("mean", "mean accuracy", 1), page.percent(m.get("macc")) + " %"),
             ("pixel accuracy", page.percent(m.get("aacc")) + " %"),
         ]
         small += [(k, f"{m[k]:,}") for k in ("step", "images") if isinstance(m.get(k), int)]
         small += [(k, m[k]) for k in ("equalizer", "checkpoint") if m.get(k)]
         cells = "".join(f"<div><b>{html.escape(str(v))}</b><span>{html.escape(k)}</span></div>" for k, v in small)
         name = f'<h3 style="color:var(--c{i})">{html.escape(run.name)}</h3>' if len(runs) > 1 else ""
+        over = mean_of(m.get("iou", {})).removeprefix("mean")
+        over = f", the mean{over}" if over else ""
         out.append(
             f'<div class="tile" style="border-color:var(--c{i})">{name}<div class=big>{page.percent(m.get("miou"))}'
-            f"<small> % mIoU</small></div><div class=facts>{cells}</div></div>"
+            f"<small> % mIoU{over}</small></div><div class=facts>{cells}</div></div>"
         )
     return f'<section class="tiles">{"".join(out)}</section>' if out else ""
 
@@ -210,7 +215,8 @@ def _classes(runs: list[Run]) -> str:
         (name, [run.metrics["iou"].get(name) for _, run in runs], first.metrics.get("acc", {}).get(name))
         for name in first.metrics["iou"]
     ]
-    entries.append(("mean", [run.metrics.get("miou") for _, run in runs], first.metrics.get("macc")))
+    mean = mean_of(first.metrics["iou"])
+    entries.append((mean, [run.metrics.get("miou") for _, run in runs], first.metrics.get("macc")))
     for name, values, accuracy in entries:
         cells = [
             f'<td class="bar"><span style="--v:{v or 0:.4f};background:var(--c{i})"></span>'
@@ -224,7 +230,7 @@ def _classes(runs: list[Run]) -> str:
         elif first.metrics.get("acc"):
             cells.append(f'<td class="num">{page.percent(accuracy)}</td>')
         swatch = page.swatch(palette[name]) if name in palette else ""
-        last = ' class="total"' if name == "mean" else ""
+        last = ' class="total"' if name is mean else ""
         lines.append(f"<tr{last}><th>{swatch}{html.escape(name)}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th>{html.escape(h)}</th>" for h in heads)
     body = f"<table><thead><tr><th>class</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

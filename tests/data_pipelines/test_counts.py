@@ -120,7 +120,7 @@ def test_an_unreadable_file_stops_the_count_or_is_left_to_the_pipeline(folder):
 def test_progress_is_said_when_it_takes_long(capsys, monkeypatch):
     clock = iter(range(0, 1000, 7))
     monkeypatch.setattr(counts.time, "monotonic", lambda: next(clock))
-    assert list(counts._progress("abcd", 4, "set (train)")) == list("abcd")
+    assert list(counts.progress("abcd", 4, "set (train)")) == list("abcd")
     assert "counting pixels of set (train): 2 of 4 annotations" in capsys.readouterr().err
 
 
