@@ -47,6 +47,7 @@ __all__ = [
     "Source",
     "build",
     "calibration_batches",
+    "check_config",
     "count_pixels",
     "eval_batches",
     "open_images",

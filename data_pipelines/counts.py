@@ -99,7 +99,7 @@ def check_counts(train: Counts, val: Counts, labels: LabelSpec) -> list[str]:
             shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
             warnings.append(
                 f"{counts.name}: no pixel of {len(absent)} of {len(counts.names)} classes in {counts.looked_at} "
-                f"annotations: {shown}; {what}"
+                f"annotations: {shown}; {what}" + _unused(counts, labels)
             )
     return warnings
 
@@ -143,6 +143,16 @@ def suggestion(counts: Counts) -> str:
         'Write in classes.json which id is which class: "ids" (one a class, or a list of several), and "ignore" for '
         "those without one (docs/labels.md)."
     )
+
+
+def _unused(counts: Counts, labels: LabelSpec) -> str:
+    """A remark on ignored ids where there are as many ids as classes, such as 0, 1 and 255 for three."""
+    ids = np.flatnonzero(counts.raw).tolist()
+    ignored = [raw for raw in ids if labels.table[raw] == IGNORE]
+    if not ignored or len(ids) != len(counts.names):
+        return ""
+    held = ", ".join(f"{raw} ({_share(counts.raw[raw], counts.raw.sum())} %)" for raw in ignored)
+    return f'. Ignored ids are {held}: if that is a class, write in classes.json: "ids": {ids}'
 
 
 def _spread(total: int, wanted: int) -> list[int]:

@@ -45,6 +45,7 @@ def train_and_evaluate(
       OSError: the workdir cannot be written, or a file cannot be read. NonFiniteLoss: training diverged.
     """
     # ---- Devices ----
+    data_pipelines.check_config(config.data)  # before a device is touched
     parallel.start_multihost(config.multihost)
     lead = jax.process_index() == 0  # the one process that writes
     mesh = parallel.make_mesh(config)

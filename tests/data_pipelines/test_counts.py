@@ -44,7 +44,8 @@ def test_counts_are_exact(folder):
 def test_a_class_without_a_pixel_is_warned_of_and_kept(folder_config):
     data = data_pipelines.build(folder_config)
     said = "(train): no pixel of 1 of 3 classes in all 5 annotations: other; nothing of that kind can be learned"
-    assert data.warnings[0].endswith(said) and "(val)" in data.warnings[1]
+    assert said in data.warnings[0] and "(val)" in data.warnings[1]
+    assert "Ignored ids are 255 (" in data.warnings[0] and data.warnings[0].endswith('"ids": [0, 1, 255]')
     assert len(data.warnings) == 2 and data.pixels["train"].absent == ["other"]
     text = counts.table(list(data.pixels.values()))
     lines = [line.split() for line in text.splitlines()]
