@@ -175,16 +175,12 @@ def _count(source: Source, labels: LabelSpec, indices: Sequence[int], on_error: 
         train, raw, images = train + one.train, raw + one.raw, images + (one.train > 0)
         if one.palette is not None and labels.colours is not None and labels.colours.compare:
             _same_colours(palettes, one, source.label_name(index), labels)
+    classes, ignored = labels.num_classes, int(train[IGNORE])
+    counts = Counts(source.name, files, len(source), labels.names, train[:classes], images[:classes], ignored, raw)
     if wrong is not None:
-        ids = np.flatnonzero(raw)
-        raise LabelError(
-            f"{wrong}\nIn {files} masks of {source.name} together: "
-            + ", ".join(f"{k} ({_share(raw[k], raw.sum())} %)" for k in ids[:20])
-            + (f" and {len(ids) - 20} more ids" if len(ids) > 20 else "")
-        ) from wrong
-    classes = labels.num_classes
-    ignored = int(train[IGNORE])
-    return Counts(source.name, files, len(source), labels.names, train[:classes], images[:classes], ignored, raw)
+        advice = f". {suggestion(counts)}" if labels.colours is not None else ""  # published data sets have their own
+        raise LabelError(f"{wrong}\nIn {files} masks of {source.name} together: {_ids_held(raw)}{advice}") from wrong
+    return counts
 
 
 class _Unknown(LabelError):
@@ -245,11 +241,16 @@ def _same_colours(palettes: dict, one: _One, name: str, labels: LabelSpec) -> No
 
 
 def _held(counts: Counts, labels: LabelSpec) -> str:
-    ids = np.flatnonzero(counts.raw)
-    if not len(ids):
+    if not counts.raw.any():
         return ""
-    held = ", ".join(f"{k} ({_share(counts.raw[k], counts.raw.sum())} %)" for k in ids[:20])
-    return f"They hold the ids {held}; classes.json says\n{labels.meanings()}\n"
+    return f"They hold the ids {_ids_held(counts.raw)}; classes.json says\n{labels.meanings()}\n"
+
+
+def _ids_held(raw: np.ndarray, most: int = 20) -> str:
+    """Ids and their shares of the pixels as text."""
+    ids = np.flatnonzero(raw)
+    held = ", ".join(f"{k} ({_share(raw[k], raw.sum())} %)" for k in ids[:most])
+    return held + (f" and {len(ids) - most} more ids" if len(ids) > most else "")
 
 
 def progress(found: Iterable, total: int, name: str, doing: str = "counting pixels of") -> Iterable:

@@ -87,11 +87,20 @@ def test_a_single_class_is_refused(binary, folder_config, background):
         data_pipelines.build(folder_config)
 
 
+def test_ids_beyond_a_single_class_are_explained(binary, folder_config):
+    write_classes(binary, '{"classes": ["object"]}')
+    with pytest.raises(
+        LabelError, match=r'(?s)holds ids 1 that.*"classes": \["background", "object"\], "ids": \[0, 1\]'
+    ):
+        data_pipelines.build(folder_config)
+
+
 def test_ids_from_1_are_explained_and_can_be_said(binary, folder_config):
     rewrite(binary, lambda ids: np.where(np.arange(ids.shape[1]) < 3, 0, ids + 1))
     with pytest.raises(LabelError, match=r"holds ids 2 that.*\nIn 5 masks of .*: 0 \(.*1 \(.*2 \(") as caught:
         data_pipelines.build(folder_config)
     assert '"ignore" lists ids without a class' in str(caught.value)
+    assert 'If 0 means no data, write in classes.json: "ids": [1, 2], "ignore": [0].' in str(caught.value)
     write_classes(binary, '{"classes": ["background", "object"], "reduce_zero_label": true}')
     assert not data_pipelines.build(folder_config).warnings
 
