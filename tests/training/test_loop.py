@@ -344,7 +344,7 @@ def changed(**changes):
         ({"data.batch_size": 12}, "data.batch_size is 12, .* over 8 devices .* multiple of 8, e.g. 8 or 16"),
         ({"data.batch_size": 8, "accumulate": 2}, "in 2 parts .* multiple of 16, e.g. 16"),
         ({"data.crop": (4, 32)}, r"data.crop is \(4, 32\); expected .* at least 8"),
-        ({"data.crop": (32,)}, r"data.crop is \(32,\)"),
+        ({"data.crop": (32,)}, r"data.crop=\(32,\)"),
         ({"num_steps": 0}, "num_steps is below 1"),
         ({"eval.every_steps": 0}, "eval.every_steps is below 1"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
