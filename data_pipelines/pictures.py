@@ -250,14 +250,16 @@ def _exif(image: Image.Image) -> int:
 
 
 def _bound(height: int, width: int, name: str, kind: str, reading: Reading) -> None:
-    if height * width > reading.max_pixels:
-        raise _too_large(f"{width}x{height}, {height * width:,} pixels", name, kind, reading)
+    pixels = height * width
+    if pixels > reading.max_pixels:
+        more = f" Or set data.max_pixels={pixels} (predict: --max_pixels)." if pixels <= MOST_PIXELS else ""
+        raise _too_large(f"{width}x{height}, {pixels:,} pixels", name, kind, reading, more)
 
 
-def _too_large(found: str, name: str, kind: str, reading: Reading) -> DataError:
+def _too_large(found: str, name: str, kind: str, reading: Reading, more: str = "") -> DataError:
     return DataError(
         f"{name}: the {kind} is too large ({found}); expected at most data.max_pixels={reading.max_pixels:,}. Cut it "
-        f"into tiles, or set data.max_pixels (up to {MOST_PIXELS:,})."
+        f"into tiles.{more}"
     )
 
 
@@ -282,7 +284,8 @@ def _eight_bits(pixels: np.ndarray, name: str, reading: Reading) -> np.ndarray:
         raise DataError(
             f"{name}: the image has 16 bits a channel (values up to {most}); expected 8. Set data.image_bits to the "
             f"bits that the camera gives ({needed} hold these values; the same for all images): values are then scaled "
-            "by 255 / (2**bits - 1). Or scale the images to 0..255 yourself, all by the same rule, and save 8-bit PNG."
+            "by 255 / (2**bits - 1) (predict: --image_bits). Or scale the images to 0..255 yourself, all by the same "
+            "rule, and save 8-bit PNG."
         )
     top = 2**reading.image_bits - 1
     if most > top:
