@@ -8,7 +8,7 @@ The keys of config.data and their defaults are in se_jax/config/options.py.
 
 import dataclasses
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -17,8 +17,10 @@ tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
 from data_pipelines import ade20k, cityscapes, pascal_context, shapes, voc2012  # noqa: E402
+from data_pipelines.counts import Counts, check_counts, count_pixels  # noqa: E402
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec  # noqa: E402
 from data_pipelines.official import Official  # noqa: E402
+from data_pipelines.pictures import MOST_PIXELS  # noqa: E402
 from data_pipelines.pipeline import calibration_batches, eval_batches, train_batches  # noqa: E402
 from data_pipelines.records import is_prepared, located  # noqa: E402
 from data_pipelines.sources import (  # noqa: E402
@@ -26,7 +28,6 @@ from data_pipelines.sources import (  # noqa: E402
     FolderSource,
     ImageSource,
     Source,
-    check_labels,
     folder_images,
     read_classes,
     read_example,
@@ -35,6 +36,7 @@ from data_pipelines.sources import (  # noqa: E402
 __all__ = [
     "IGNORE",
     "OFFICIAL",
+    "Counts",
     "Data",
     "DataError",
     "FileSource",
@@ -45,7 +47,8 @@ __all__ = [
     "Source",
     "build",
     "calibration_batches",
-    "check_labels",
+    "check_config",
+    "count_pixels",
     "eval_batches",
     "open_images",
     "read_example",
@@ -61,29 +64,38 @@ OFFICIAL = {
     "pascal_context_60": pascal_context.DATASET_60,
 }
 NAMES = ("shapes", "folder", *OFFICIAL)
+MOST_CROP = 2**26  # pixels of a crop, or of a generated picture: 0.2 GB a picture
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set: its two splits and what their labels mean."""
+    """A data set: its two splits and what their labels mean.
+
+    pixels: {'train', 'val': what was counted in the annotations}; empty for generated pictures.
+    warnings: what a report must say of them, such as a class without a pixel.
+    """
 
     train: Source
     val: Source
     labels: LabelSpec
+    pixels: Mapping[str, Counts] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def build(config) -> Data:
-    """Opens the data set that config.data describes and checks its annotations over a sample.
+    """Opens the data set that config.data describes and counts the pixels of every class in its annotations.
 
+    All annotations of a small split are read, a sample of a large one.
     A data set of somebody else's is named by where it can be imported: 'package.module:function', which makes a Data of
     config.data.
 
     Raises DataError, naming option or file, if an option is out of range, a directory or file is missing, images and
-    annotations do not pair, or an annotation holds an id outside the label table.
+    annotations do not pair, an annotation holds an id or a colour that means nothing, or if there is nothing to learn:
+    no labelled pixel, or one class only.
     """
     check_config(config)
     if ":" in config.name:
-        return _imported(config)
+        return _counted(_imported(config), config)
     if config.name == "shapes":
         train, val = (
             shapes.ShapesSource(split, count, config.image_size)
@@ -91,9 +103,23 @@ def build(config) -> Data:
         )
         return Data(train, val, shapes.label_spec())
     (train, val), labels = _open(config)
-    for source in (train, val):
-        check_labels(source, labels, config.on_error)
-    return Data(train, val, labels)
+    return _counted(Data(train, val, labels), config)
+
+
+def _counted(data: Data, config) -> Data:
+    """With the options of reading, the counts, and the warnings that follow from them."""
+    for source in (data.train, data.val):
+        _set_reading(source, config)
+    counts = {
+        split: count_pixels(source, data.labels, config.on_error)
+        for split, source in (("train", data.train), ("val", data.val))
+    }
+    warnings = check_counts(counts["train"], counts["val"], data.labels)
+    return dataclasses.replace(data, pixels=counts, warnings=(*data.warnings, *warnings))
+
+
+def _set_reading(source: Source, config) -> None:
+    source.reading = dataclasses.replace(source.reading, max_pixels=config.max_pixels, image_bits=config.image_bits)
 
 
 def _imported(config) -> Data:
@@ -115,16 +141,17 @@ def open_images(config) -> tuple[Source, LabelSpec]:
         raise DataError("data.name='shapes': generated pictures are no files; name a data set of files")
     if ":" in config.name:
         data = _imported(config)
-        return data.val, data.labels
-    official = _check_directory(config)
-    if official and is_prepared(config.dir, official):
+        source, labels = data.val, data.labels
+    elif (official := _check_directory(config)) and is_prepared(config.dir, official):
         (source,), labels = located(official, config.dir).open(config.dir, [config.val_split or official.val_split])
-        return source, labels
-    if official:
-        return official.open_images(config.dir, config.val_split or official.val_split)
-    split = config.val_split or "val"
-    images = folder_images(config.dir, split, config.image_dir)
-    return ImageSource(f"{config.dir} ({split})", list(images.values())), read_classes(config.dir)
+    elif official:
+        source, labels = official.open_images(config.dir, config.val_split or official.val_split)
+    else:
+        split = config.val_split or "val"
+        images = folder_images(config.dir, split, config.image_dir)
+        source, labels = ImageSource(f"{config.dir} ({split})", list(images.values())), read_classes(config.dir)
+    _set_reading(source, config)
+    return source, labels
 
 
 def _open(config) -> tuple[Sequence[Source], LabelSpec]:
@@ -156,28 +183,44 @@ def check_config(config) -> None:
         if not holds:
             raise DataError(f"data.{option}={config[option]!r}: expected {expected}")
 
-    def is_pair(value, kind) -> bool:
-        return (
-            isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, kind) and v > 0 for v in value)
-        )
+    def is_whole(value, low: int, high: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
-    known = config.name in NAMES or ":" in config.name
+    def is_pair(value, holds) -> bool:
+        return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(holds, value))
+
+    def is_size(value) -> bool:
+        return is_pair(value, lambda v: is_whole(v, 1, MOST_CROP)) and value[0] * value[1] <= MOST_CROP
+
+    def is_ratio(value) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.01 <= value <= 100
+
+    def is_share(value) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+    known = isinstance(config.name, str) and (config.name in NAMES or ":" in config.name)
+    pixels = f"whose product is at most {MOST_CROP:,}"
     require("name", known, f"one of {', '.join(NAMES)}, or 'package.module:function'")
-    require("batch_size", isinstance(config.batch_size, int) and config.batch_size > 0, "a positive whole number")
+    require("batch_size", is_whole(config.batch_size, 1, 2**20), f"a positive whole number of at most {2**20:,}")
     require("on_error", config.on_error in ("stop", "skip"), "'stop' or 'skip'")
+    require("cache", isinstance(config.cache, bool), "True or False")
     require(
         "scale",
-        config.scale is None or is_pair(config.scale, int),
-        "None or two positive whole numbers (width, height)",
+        config.scale is None or is_size(config.scale),
+        f"None or two positive whole numbers (width, height) {pixels}",
     )
-    require("ratio_range", is_pair(config.ratio_range, (int, float)), "two positive numbers (low, high)")
+    require("ratio_range", is_pair(config.ratio_range, is_ratio), "two positive numbers (low, high) in [0.01, 100]")
     require("ratio_range", config.ratio_range[0] <= config.ratio_range[1], "low <= high")
-    require("crop", is_pair(config.crop, int), "two positive whole numbers (height, width)")
-    require("cat_max_ratio", 0 < config.cat_max_ratio <= 1, "a share in (0, 1]")
+    require("crop", is_size(config.crop), f"two positive whole numbers (height, width) {pixels}")
+    require("cat_max_ratio", is_share(config.cat_max_ratio) and config.cat_max_ratio > 0, "a share in (0, 1]")
     if "black_padding" in config:  # not in the configs of older runs
         require("black_padding", isinstance(config.black_padding, bool), "True or False")
-    require("flip", 0 <= config.flip <= 1, "a probability in [0, 1]")
+    require("flip", is_share(config.flip), "a probability in [0, 1]")
+    require("photometric", isinstance(config.photometric, bool), "True or False")
+    require("max_pixels", is_whole(config.max_pixels, 1, MOST_PIXELS), f"a whole number of 1 to {MOST_PIXELS:,}")
+    require("image_bits", is_whole(config.image_bits, 8, 16), "a whole number of 8 to 16")
     if config.name == "shapes":
-        require("image_size", is_pair(config.image_size, int), "two positive whole numbers (height, width)")
-        require("num_train", config.num_train > 0, "a positive whole number")
-        require("num_val", config.num_val > 0, "a positive whole number")
+        require("image_size", is_size(config.image_size), f"two positive whole numbers (height, width) {pixels}")
+        most = f"a positive whole number of at most {2**31 - 1:,}"
+        require("num_train", is_whole(config.num_train, 1, 2**31 - 1), most)
+        require("num_val", is_whole(config.num_val, 1, 2**31 - 1), most)

@@ -51,7 +51,7 @@ def page(config, count: int) -> str:
         options={key: config.data[key] for key in _OPTIONS},
         present=[(labels.names[k], labels.palette[k], shares[k]) for k in _present(shares)],
         absent=[name for name, share in zip(labels.names, shares, strict=True) if not share],
-        skipped=data.train.skipped,
+        notes=[*data.warnings, *(f"skipped: {message}" for message in data.train.skipped)],
         figures=figures,
     )
 

@@ -1,10 +1,12 @@
-"""Says whether the files of a published data set are all there and readable.
+"""Says whether the files of a data set are all there and readable, a published one or one's own.
 
 python -m data_pipelines.check --dataset=cityscapes --source=DIR
+python -m data_pipelines.check --dataset=folder --source=DIR [--train_split=train] [--val_split=val] ...
 
-Counts the files of each split against the official numbers, decodes a sample of each, prints sizes, ids and the share
-of each class, and says what is missing, where to get it and where to put it. Ends with status 1 if files are wrong or
-not enough to train on; a data set of which only a part is there, but that part whole, is no error.
+Of a published one it counts the files of each split against the official numbers, decodes a sample of each, prints
+sizes, ids and the share of each class, and says what is missing, where to get it and where to put it. It ends with
+status 1 if files are wrong or not enough to train on; a data set of which only a part is there, but that part whole, is
+no error. Of one's own all files are read: see data_pipelines.check_folder.
 """
 
 import argparse
@@ -15,10 +17,12 @@ import sys
 import numpy as np
 
 from data_pipelines import OFFICIAL
+from data_pipelines.check_folder import check_folder
 from data_pipelines.labels import IGNORE, DataError, LabelSpec, ranges
 from data_pipelines.official import Official
+from data_pipelines.pictures import Reading
 from data_pipelines.records import located
-from data_pipelines.sources import FileSource, decode_label, read_example
+from data_pipelines.sources import FileSource, read_example, read_mask
 
 SAMPLE = 32  # images of a split that are decoded, spread evenly over it
 
@@ -85,10 +89,12 @@ def take_sample(source: FileSource, labels: LabelSpec, count: int = SAMPLE) -> S
     for index in indices:
         try:
             image, label = read_example(source, labels, index)
-            raw += np.bincount(decode_label(source[index][1], source.label_name(index)).ravel(), minlength=256)
+            mask = read_mask(source, index)
         except DataError as error:
             problems.append(str(error))
             continue
+        if mask is not None and mask.pixels.ndim == 2:
+            raw += np.bincount(mask.pixels.ravel(), minlength=256)
         sizes[image.shape[1], image.shape[0]] += 1
         found = np.bincount(label.ravel(), minlength=256)
         train += found
@@ -132,9 +138,18 @@ def _describe_classes(samples: list[Sample], labels: LabelSpec, write) -> None:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="data_pipelines.check", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--dataset", required=True, choices=OFFICIAL)
-    parser.add_argument("--source", required=True, help="directory of the data set as published, or of its shards")
+    parser.add_argument("--dataset", default="folder", choices=("folder", *OFFICIAL))
+    parser.add_argument("--source", required=True, help="directory of the data set (published: or of its shards)")
+    own = parser.add_argument_group("of --dataset=folder, as config.data's")
+    for name, default in (("train_split", "train"), ("val_split", "val"), ("image_dir", "images")):
+        own.add_argument(f"--{name}", default=default)
+    own.add_argument("--label_dir", default="annotations")
+    own.add_argument("--max_pixels", type=int, default=Reading.max_pixels)
+    own.add_argument("--image_bits", type=int, default=Reading.image_bits, choices=range(8, 17))
     options = parser.parse_args(argv)
+    if options.dataset == "folder":
+        given = {name: getattr(options, name) for name in ("image_dir", "label_dir", "max_pixels", "image_bits")}
+        return 1 if check_folder(options.source, splits=(options.train_split, options.val_split), **given) else 0
     return 1 if check(OFFICIAL[options.dataset], options.source) else 0
 
 

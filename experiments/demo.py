@@ -50,6 +50,8 @@ def get_config(mode: str):
 def side_by_side(results: dict) -> str:
     """The per-class IoU of several results, one column each, and the difference of the last to the first."""
 
+    from se_jax.report.results import mean_of
+
     def cell(value):
         return f"{'-' if value is None else format(100 * value, '.2f'):>22}"
 
@@ -61,7 +63,7 @@ def side_by_side(results: dict) -> str:
     rule = "-" * (22 + 22 * len(arms))
     lines = [f"{'IoU, %':<10}{''.join(f'{arm:>22}' for arm in arms)}{'difference':>12}", rule]
     lines += [line(name, [result["iou"][name] for result in results]) for name in results[0]["iou"]]
-    return "\n".join([*lines, rule, line("mean", [result["miou"] for result in results])])
+    return "\n".join([*lines, rule, line(mean_of(results[0]["iou"]), [result["miou"] for result in results])])
 
 
 def run(workdir: pathlib.Path, arms: dict = ARMS, change=None) -> dict:

@@ -5,16 +5,20 @@ python -m se_jax.predict --workdir=DIR --input=FILE_OR_FOLDER --output=DIR
 
 import sys
 
+from se_jax.evaluation.predictor import load, predict_files, read_image
+
+__all__ = ["load", "main", "predict_files", "read_image"]
+
 
 def main(argv: list[str]) -> None:
     """Command line."""
     from absl import app, flags, logging
 
-    from se_jax.evaluation.predictor import load, predict_files
-
     flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
     flags.DEFINE_string("input", None, "An image, or a folder of images.", required=True)
     flags.DEFINE_string("output", None, "Folder for masks and overlays.", required=True)
+    flags.DEFINE_integer("max_pixels", None, "In the place of the run's data.max_pixels.", 1, 178_000_000)
+    flags.DEFINE_integer("image_bits", None, "In the place of the run's data.image_bits.", 8, 16)
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint of the run to use.")
 
     def run(_):
@@ -22,7 +26,10 @@ def main(argv: list[str]) -> None:
         given = flags.FLAGS
         try:
             predictor = load(given.workdir, given.checkpoint)
-            done, errors = predict_files(predictor, given.input, given.output)
+            reading = {
+                name: given[name].value for name in ("max_pixels", "image_bits") if given[name].value is not None
+            }
+            done, errors = predict_files(predictor, given.input, given.output, **reading)
         except (OSError, ValueError) as error:
             sys.exit(f"se_jax.predict: {error}")
         print(f"masks and overlays of {done} image{'s' * (done != 1)} in {given.output}")

@@ -65,6 +65,7 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
 
 
 def write_labels(workdir, labels) -> None:
-    """Writes class names and palette."""
-    content = {"names": list(labels.names), "palette": np.asarray(labels.palette).tolist()}
+    """Writes class names and palette, and which ids in annotation files mean each class ('ids': a list a class)."""
+    ids = [np.flatnonzero(labels.table == k).tolist() for k in range(len(labels.names))]
+    content = {"names": list(labels.names), "palette": np.asarray(labels.palette).tolist(), "ids": ids}
     write_json(pathlib.Path(workdir) / LABELS, content)

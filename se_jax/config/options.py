@@ -72,6 +72,9 @@ def data() -> dict:
         "name": "shapes",  # or folder, ade20k, voc2012, cityscapes, pascal_context (59 classes), pascal_context_60
         "batch_size": 16,  # of all devices and processes together
         "on_error": "stop",  # at a file that cannot be read: 'stop', or 'skip' (counted, another image takes its place)
+        "max_pixels": 100_000_000,  # of an image or a mask, by its header; a larger one is refused before it is decoded
+        # of 16-bit images, the bits that the camera uses (9 to 16): values are scaled to 8 bits; 8: they are refused
+        "image_bits": 8,
         "cache": False,  # keep decoded training images: 4 bytes a pixel, in half of the free memory at most
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to first; None: their own size
         "ratio_range": (0.5, 2.0),  # then resized by a random ratio

@@ -88,12 +88,14 @@ def fit(config, workdir, method: str = "auto") -> dict:
 
 def table(facts: dict) -> str:
     """The facts of a fit as text."""
+    measured, classes = facts["classes_measured"], len(facts["classes"])
+    over = "" if measured == classes else f" (mean of {measured} of {classes} classes)"
     return (
         f"{facts['windows']} windows of {facts['ratio']}x{facts['ratio']} pixels, {facts['distinct_windows']} kept, "
         f"{facts['ignored_windows']} without a label left out\n"
         f"{facts['numbers']} numbers a window, {facts['codes']} codes: error {100 * facts['error']:.2f} % of the "
         f"variance, {facts['squared_error_a_pixel']:.4f} a pixel\n"
-        f"reconstruction mIoU of {facts['validation_images']} validation label maps: "
+        f"reconstruction mIoU of {facts['validation_images']} validation label maps{over}: "
         f"{100 * facts['miou']:.2f} % through the codes, {100 * facts['miou_bilinear']:.2f} % by bilinear upsampling"
     )
 
@@ -121,7 +123,10 @@ def eval_labels(source, labels, config, what: str):
 
 
 def upper_bounds(basis: np.ndarray, mean: np.ndarray, data, config) -> dict:
-    """mIoU on the validation labels of W P and of bilinear upsampling: miou, miou_bilinear, validation_images."""
+    """mIoU on the validation labels of W P and of bilinear upsampling: miou, miou_bilinear, validation_images.
+
+    classes_measured: how many classes the means are over, those that occur.
+    """
     classes, ratio = data.labels.num_classes, config.model.decoder.ratio
     basis, mean = basis.astype(np.float32), mean.astype(np.float32)
     confusions = np.zeros((2, classes, classes), np.int64)
@@ -135,8 +140,10 @@ def upper_bounds(basis: np.ndarray, mean: np.ndarray, data, config) -> dict:
         for confusion, ids in zip(confusions, (decoded, bilinear), strict=True):
             pairs = windows[labelled].astype(np.int64) * classes + ids[labelled]
             confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    miou, bilinear = (float(metrics.scores(confusion)["miou"]) for confusion in confusions)
-    return {"miou": miou, "miou_bilinear": bilinear, "validation_images": count}
+    found = [metrics.scores(confusion) for confusion in confusions]
+    measured = int(np.isfinite(found[0]["iou"]).sum())
+    miou, bilinear = (float(scores["miou"]) for scores in found)
+    return {"miou": miou, "miou_bilinear": bilinear, "validation_images": count, "classes_measured": measured}
 
 
 def decoded_ids(windows: np.ndarray, basis: np.ndarray, mean: np.ndarray, classes: int) -> np.ndarray:

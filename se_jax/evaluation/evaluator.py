@@ -21,6 +21,7 @@ from se_jax.evaluation import inference
 from se_jax.evaluation.metrics import ConfusionMatrix, Metric
 from se_jax.evaluation.protocol import protocol
 from se_jax.evaluation.worst_images import WorstImages
+from se_jax.report.results import mean_of
 
 
 class Evaluation(NamedTuple):
@@ -138,15 +139,19 @@ def compilations(programs: inference.Inference) -> str:
 
 
 def table(result: dict) -> str:
-    """The per-class table of a `result`, in percent."""
+    """The per-class table of a `result`, in percent; a mean over fewer classes says so."""
 
     def percent(value):
         return f"{'-' if value is None else format(100 * value, '.2f'):>7}"
 
-    width = max(len(name) for name in (*result["iou"], "all pixels"))
+    means = [(mean_of(result["iou"]), percent(result["miou"]), percent(result["macc"]))]
+    if (of_accuracy := mean_of(result["acc"])) != means[0][0]:  # a class that is predicted only has an IoU of 0
+        blank = " " * 7
+        means = [(means[0][0], means[0][1], blank), (of_accuracy, blank, means[0][2])]
+    width = max(len(name) for name in (*result["iou"], "all pixels", *(mean[0] for mean in means)))
     lines = [f"{'class':<{width}}  {'IoU %':>7}  {'Acc %':>7}", "-" * (width + 18)]
     lines += [f"{n:<{width}}  {percent(v)}  {percent(result['acc'][n])}" for n, v in result["iou"].items()]
-    lines += ["-" * (width + 18), f"{'mean':<{width}}  {percent(result['miou'])}  {percent(result['macc'])}"]
+    lines += ["-" * (width + 18), *(f"{name:<{width}}  {iou}  {acc}" for name, iou, acc in means)]
     return "\n".join(lines + [f"{'all pixels':<{width}}  {'':>7}  {percent(result['aacc'])}"])
 
 
@@ -220,6 +225,7 @@ def evaluate_run(config, variables, workdir, checkpoint: str, metrics: Sequence[
     variables = _on_devices(variables, mesh)
     data_set = {key: config.data.get(key) for key in ("name", "dir", "val_split")}
     said = {"checkpoint": checkpoint, "protocol": dataclasses.asdict(how), "data_set": data_set}
+    said |= {"warnings": list(data.warnings)} if data.warnings else {}
     outcome = measure(model, variables, data, config, mesh, metrics, workdir / f"{run.EVALUATION}_", **said)
     counts = compilations(inference.build(model, how, mesh))
     write_pictures(
@@ -229,6 +235,7 @@ def evaluate_run(config, variables, workdir, checkpoint: str, metrics: Sequence[
     )
     if jax.process_index() == 0:
         path = run.write_json(workdir / f"{run.EVALUATION}.json", outcome)
+        print(*(f"WARNING: {warning}" for warning in data.warnings), sep="\n", end="\n" if data.warnings else "")
         print(table(outcome))
         print(f"\n{outcome['images']} images, {outcome['fillers']} fillers of batches, {counts}")
         print(f"written to {path} and {pages.write_evaluation(workdir)}")

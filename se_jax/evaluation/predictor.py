@@ -9,7 +9,7 @@ import sys
 
 import jax
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from se_jax import checkpoints, run
 from se_jax.equalizer.fold import can_fold, fold, fold_weights
@@ -91,42 +91,48 @@ def save_ids(path, ids: np.ndarray, palette: np.ndarray | None) -> None:
     picture.save(path)
 
 
-def read_image(path) -> np.ndarray:
-    """An image file as uint8 [h, w, 3] RGB.
+def read_image(path, *, max_pixels: int | None = None, image_bits: int | None = None) -> np.ndarray:
+    """An image file as uint8 [h, w, 3] RGB, upright as EXIF says; read as training reads its images.
+
+    PNG, JPEG, BMP, TIFF or WebP by its content. max_pixels, image_bits: as config.data's, whose defaults they have.
 
     Raises:
-      ValueError: the file is no image, or a truncated or damaged one.
+      ValueError: the file is no such image, no regular file, truncated or damaged, larger than max_pixels, or has more
+        than 8 bits a channel while image_bits says 8; names it.
     """
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that Pillow can read") from None
-    except (OSError, SyntaxError) as error:  # Pillow's words for a file that ends too early or whose blocks are broken
-        raise ValueError(f"{path} is a truncated or damaged image: {error}") from None
+    from data_pipelines import pictures  # only here: it brings tensorflow
+
+    options = {"max_pixels": max_pixels, "image_bits": image_bits}
+    given = {name: value for name, value in options.items() if value is not None}
+    reading = pictures.Reading(formats=pictures.PREDICTED, **given)
+    return pictures.decode_image(pictures.read_bytes(str(path)), str(path), reading)
 
 
 def find_images(path) -> list[pathlib.Path]:
-    """The file itself, or every image file below a folder, sorted.
+    """The file itself, or everything below a folder that is named like an image, sorted.
 
     Raises:
       FileNotFoundError: nothing is there, or no image is.
     """
     path = pathlib.Path(path)
-    if path.is_file():
-        return [path]
     if not path.is_dir():
-        raise FileNotFoundError(f"--input {path}: no such file or folder")
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not path.exists():
+            raise FileNotFoundError(f"--input {path}: no such file or folder")
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
     if not found:
         raise FileNotFoundError(f"--input {path}: no image below this folder (looked for {', '.join(SUFFIXES)})")
     return found
 
 
-def predict_files(predictor: Predictor, source, output) -> tuple[int, list[str]]:
+def predict_files(predictor: Predictor, source, output, **reading) -> tuple[int, list[str]]:
     """Write `NAME_mask.png` and `NAME_overlay.png` to `output` for a file, or for every image below a folder.
 
-    Sub-folders are kept. An unreadable file is reported and left out; the others are done.
+    Sub-folders are kept. A file that cannot be read, or whose prediction does not fit into memory, is reported and left
+    out; the others are done.
+
+    Args:
+      reading: max_pixels and image_bits of `read_image`, in the place of those of the run's config.data.
 
     Returns:
       (number of images done, list of error messages).
@@ -137,14 +143,20 @@ def predict_files(predictor: Predictor, source, output) -> tuple[int, list[str]]
     source, output = pathlib.Path(source), pathlib.Path(output)
     files = [path for path in find_images(source) if output not in path.parents]  # not what an earlier call wrote
     run.make(output, "output")
+    reading = {name: predictor.config.data[name] for name in ("max_pixels", "image_bits")} | reading
     done, errors, names = 0, [], set()
     for path in files:
         try:
-            image = read_image(path)
+            image = read_image(path, **reading)
+            mask = predictor.predict(image)
         except ValueError as error:
             errors.append(str(error))
             continue
-        mask = predictor.predict(image)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            errors.append(f"{path} or its prediction does not fit into memory; cut the image into tiles")
+            continue
         target = output / (path.parent.relative_to(source) if source.is_dir() else "")
         target.mkdir(parents=True, exist_ok=True)
         name = path.stem if path.with_suffix("") not in names else path.name  # a.jpg beside a.png

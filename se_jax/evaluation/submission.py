@@ -7,7 +7,7 @@ One PNG for every image of `config.data.val_split`, at the image's own size:
   ade20k            NAME.png, 8-bit ids 1..150
   voc2012           results/VOC2012/Segmentation/comp6_SPLIT_cls/NAME.png, palette files of ids 0..20
   pascal_context*   NAME.png, 8-bit ids as in the annotations; it has no server
-  folder            NAME.png, palette files of class ids
+  folder            NAME.png, palette files of ids as in the annotations (of several ids of a class the lowest)
 The directory appears when it is complete. Several processes share the images; all must see the directory.
 """
 
@@ -31,7 +31,7 @@ from se_jax.evaluation.protocol import protocol
 class Form:
     """What the files of a submission look like.
 
-    ids: uint8 [256], class id -> id in the file. colours: palette of the file, or None for a grey one.
+    ids: uint8 [256], class id -> id in the file. colours: uint8 [n, 3], palette of the file, None for a grey one.
     folder: where the files lie, with {split} in it. ending: suffix stripped from file names.
     """
 
@@ -45,12 +45,13 @@ def form(name: str, labels) -> Form:
     """The Form for the data set of that name (config.data.name), whose classes are those of `labels`."""
     from data_pipelines import cityscapes
 
-    table = cityscapes.LABELS.table if name == "cityscapes" else labels.table  # annotations may be labelTrainIds
+    ids = (cityscapes.LABELS if name == "cityscapes" else labels).file_ids()  # annotations may be labelTrainIds
     raw = np.arange(256, dtype=np.uint8)
-    for train in range(labels.num_classes):
-        raw[train] = np.flatnonzero(table == train)[0]
+    raw[: len(ids)] = ids
     if name in ("voc2012", "folder"):
-        return Form(raw, labels.palette, "results/VOC2012/Segmentation/comp6_{split}_cls" if name == "voc2012" else "")
+        colours = np.zeros((int(ids.max()) + 1, 3), np.uint8)  # by the ids in the file
+        colours[ids] = labels.palette
+        return Form(raw, colours, "results/VOC2012/Segmentation/comp6_{split}_cls" if name == "voc2012" else "")
     return Form(raw, None, ending="_leftImg8bit" if name == "cityscapes" else "")
 
 

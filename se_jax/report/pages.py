@@ -47,6 +47,7 @@ def _page(title: str, runs: list[Run], note: str = "") -> str:
         title=title,
         subtitle=_subtitle(runs[0].config),
         notes=[line for line in note.splitlines() if line.strip()],
+        warnings=list(dict.fromkeys(warning for run in runs for warning in run.metrics.get("warnings", ()))),
         names=[run.name for run in runs],
         tiles=results.tiles(runs),
         curves=results.curves(runs),

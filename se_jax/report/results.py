@@ -4,6 +4,7 @@ Each function takes runs and returns what its part of a page shows; None or an e
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,17 +14,28 @@ from se_jax.report.rendering import percent
 POINTS = 400  # most points of a curve
 
 
+def mean_of(values: Mapping[str, float | None]) -> str:
+    """What a mean over the classes is called: 'mean', or 'mean of 1 of 2 classes' where some have no number.
+
+    values: {class: its number, None where it cannot be}.
+    """
+    measured = sum(value is not None for value in values.values())
+    return "mean" if measured == len(values) else f"mean of {measured} of {len(values)} classes"
+
+
 def tiles(runs) -> list[dict]:
     """The overall numbers of every run."""
     return [{"color": i, "run": run.name, **_overall(run.metrics)} for i, run in enumerate(runs) if run.metrics]
 
 
 def _overall(metrics: dict) -> dict:
-    accuracies = (("mean accuracy", "macc"), ("pixel accuracy", "aacc"))
+    over = mean_of(metrics.get("iou", {})).removeprefix("mean")
+    accuracy = mean_of(metrics.get("acc", {})).replace("mean", "mean accuracy", 1)
+    accuracies = ((accuracy, "macc"), ("pixel accuracy", "aacc"))
     facts = [(f"{percent(metrics.get(key))} %", words) for words, key in accuracies]
     facts += [(f"{metrics[key]:,}", key) for key in ("step", "images") if isinstance(metrics.get(key), int)]
     facts += [(metrics[key], key) for key in ("equalizer", "checkpoint") if metrics.get(key)]
-    return {"miou": metrics.get("miou"), "facts": facts}
+    return {"miou": metrics.get("miou"), "over": f", the mean{over}" if over else "", "facts": facts}
 
 
 def curves(runs) -> list[tuple[str, dict | None]]:
@@ -64,7 +76,14 @@ def classes(runs) -> dict | None:
         row(name, [run.metrics["iou"].get(name) for _, run in shown], accuracies.get(name))
         for name in first.metrics["iou"]
     ]
-    rows.append(row("mean", [run.metrics.get("miou") for _, run in shown], first.metrics.get("macc"), total=True))
+    rows.append(
+        row(
+            mean_of(first.metrics["iou"]),
+            [run.metrics.get("miou") for _, run in shown],
+            first.metrics.get("macc"),
+            total=True,
+        )
+    )
     return {
         "protocol": _protocol(first),
         "heads": [f"IoU %, {run.name}" if several else "IoU %" for _, run in shown]

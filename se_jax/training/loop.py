@@ -11,6 +11,7 @@ from absl import logging
 from clu import metric_writers, periodic_actions
 
 import data_pipelines
+from data_pipelines import counts
 from se_jax import checkpoints, losses, parallel, run
 from se_jax.evaluation import evaluator
 from se_jax.evaluation.metrics import Accuracy, Metric, numbers
@@ -44,6 +45,7 @@ def train_and_evaluate(
       OSError: the workdir cannot be written, or a file cannot be read. NonFiniteLoss: training diverged.
     """
     # ---- Devices ----
+    data_pipelines.check_config(config.data)  # before a device is touched
     parallel.start_multihost(config.multihost)
     lead = jax.process_index() == 0  # the one process that writes
     mesh = parallel.make_mesh(config)
@@ -57,6 +59,8 @@ def train_and_evaluate(
         raise ValueError(
             f"model.num_classes is {config.model.num_classes}, but the data set has {data.labels.num_classes} classes"
         )
+    if lead:
+        say_counts(data)
     model = build(config.model)
     start.check_network(config, model)
     minimised = tuple(own_losses) or losses.build(config.loss, model)
@@ -145,6 +149,14 @@ def train_and_evaluate(
         return finish(config, workdir, model, state, data, mesh, result, shown)
 
 
+def say_counts(data) -> None:
+    """Prints the pixels of every class, and the warnings about them."""
+    if data.pixels:
+        print(counts.table(list(data.pixels.values())), flush=True)
+    for warning in data.warnings:
+        logging.warning("%s", warning)
+
+
 def finish(config, workdir, model, state, data, mesh, result: dict, shown: dict) -> dict:
     """Writes the pictures `shown`, {file: indices of images}, the result of a run and its report; prints the table."""
     evaluator.write_pictures(
@@ -153,6 +165,8 @@ def finish(config, workdir, model, state, data, mesh, result: dict, shown: dict)
         on_error=config.data.on_error,
     )
     result["equalizer"] = config.model.equalizer.mode
+    if data.warnings:
+        result["warnings"] = list(data.warnings)
     if skipped := (data.train.skipped + data.val.skipped).total():
         result["skipped"] = skipped
         logging.warning("%d times an example could not be read and was skipped; see above for which", skipped)

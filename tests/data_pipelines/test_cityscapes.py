@@ -68,7 +68,7 @@ def test_train_ids_under_the_name_of_label_ids(tmp_path):
     write_mask(path, [255, 0, 10, 18])
     (source,), labels = cityscapes.DATASET.open(tmp_path, ["train"])
     with pytest.raises(LabelError, match=rf"{path}: .* ids 255 .* is a labelTrainIds file under a wrong name"):
-        data_pipelines.check_labels(source, labels)
+        data_pipelines.count_pixels(source, labels)
 
 
 def test_label_ids_under_the_name_of_train_ids(tmp_path):
@@ -77,7 +77,7 @@ def test_label_ids_under_the_name_of_train_ids(tmp_path):
     write_mask(path, [1, 7, 23, 33])
     (source,), labels = cityscapes.DATASET.open(root, ["train"])
     with pytest.raises(LabelError, match=rf"{path}: .* ids 23, 33 .* is a labelIds file under a wrong name"):
-        data_pipelines.check_labels(source, labels)
+        data_pipelines.count_pixels(source, labels)
 
 
 def test_real_files(shared_data):

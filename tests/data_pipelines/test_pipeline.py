@@ -245,7 +245,25 @@ def test_a_batch_that_does_not_divide(data, shapes_config, processes, batch_size
     "option, value, expected",
     [
         ("name", "cityscape", "one of shapes, folder, ade20k, voc2012"),
+        ("name", None, "one of shapes"),
         ("batch_size", 0, "a positive whole number"),
+        ("batch_size", -4, "a positive whole number of at most 1,048,576"),
+        ("batch_size", True, "a positive whole number"),
+        ("cache", 1, "True or False"),
+        ("photometric", None, "True or False"),
+        ("crop", (1000000, 1000000), "whose product is at most 67,108,864"),
+        ("scale", (10**9, 10**9), "whose product is at most 67,108,864"),
+        ("image_size", (10**6, 10**6), "whose product is at most 67,108,864"),
+        ("ratio_range", (float("nan"), 1.0), r"in \[0.01, 100\]"),
+        ("ratio_range", (0.5, float("inf")), r"in \[0.01, 100\]"),
+        ("ratio_range", (0.5, 1.0, 2.0), "two positive numbers"),
+        ("flip", float("nan"), "a probability"),
+        ("cat_max_ratio", float("nan"), "a share"),
+        ("max_pixels", 0, "a whole number of 1 to 178,000,000"),
+        ("max_pixels", 10**9, "a whole number of 1 to 178,000,000"),
+        ("image_bits", 7, "a whole number of 8 to 16"),
+        ("image_bits", 32, "a whole number of 8 to 16"),
+        ("num_train", 10**12, "at most 2,147,483,647"),
         ("crop", (0, 10), r"two positive whole numbers \(height, width\)"),
         ("crop", (8, 8, 8), "two positive whole numbers"),
         ("scale", (10, -1), "None or two positive whole numbers"),
@@ -260,7 +278,8 @@ def test_a_batch_that_does_not_divide(data, shapes_config, processes, batch_size
     ],
 )
 def test_options_out_of_range_are_named(shapes_config, option, value, expected):
-    shapes_config[option] = value
+    with shapes_config.ignore_type():
+        shapes_config[option] = value
     with pytest.raises(DataError, match=rf"data\.{option}=.*: expected .*{expected}"):
         data_pipelines.build(shapes_config)
 

@@ -2,12 +2,11 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 import data_pipelines
-from data_pipelines import sources
 from data_pipelines.labels import DataError, LabelError, LabelSpec
-from data_pipelines.sources import FolderSource, check_labels, read_classes, read_example
+from data_pipelines.sources import FolderSource, read_classes, read_example
 from se_jax.config import options
 
 LABELS = LabelSpec.create(["ground", "thing", "other"])
@@ -140,15 +139,6 @@ def test_a_file_that_is_no_picture(folder, content):
         FolderSource(folder, "train").size(1)
 
 
-def test_pixels_of_another_kind(folder):
-    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "annotations" / "train" / "im0.png")
-    with pytest.raises(DataError, match="im0.png: the annotation has RGB pixels; expected one 8-bit channel.*quantize"):
-        read_example(FolderSource(folder, "train"), LABELS, 0)
-    Image.fromarray(np.zeros((24, 18), np.uint16)).save(folder / "images" / "train" / "im1.png")
-    with pytest.raises(DataError, match="im1.png: the image has I;16 pixels"):
-        read_example(FolderSource(folder, "train"), LABELS, 1)
-
-
 def test_an_id_outside_the_table_stops_at_the_start(folder, folder_config):
     label = np.zeros((20, 30), np.uint8)
     label[3, 3], label[5, 5] = 7, 3
@@ -158,26 +148,6 @@ def test_an_id_outside_the_table_stops_at_the_start(folder, folder_config):
             LabelError, match=r"val/im2.png: the annotation holds ids 3, 7 that.*allowed: 0-2, 255 for 3"
         ):
             data_pipelines.build(folder_config)
-
-
-def test_the_check_reads_a_sample_spread_over_the_source(folder):
-    class Counting(FolderSource):
-        def __getitem__(self, index):
-            self.asked.append(index)
-            return super().__getitem__(index)
-
-    source = Counting(folder, "train")
-    source.asked = []
-    check_labels(source, LABELS, sample=3)
-    assert source.asked == [0, 2, 4]
-
-
-def test_the_check_stops_at_an_unreadable_file_or_leaves_it_to_the_pipeline(folder):
-    (folder / "annotations" / "train" / "im0.png").write_bytes(b"")
-    source = FolderSource(folder, "train")
-    with pytest.raises(DataError, match="im0.png"):
-        check_labels(source, LABELS)
-    check_labels(source, LABELS, on_error="skip")
 
 
 def test_camvid_is_a_folder_data_set(shared_data):
@@ -190,27 +160,3 @@ def test_camvid_is_a_folder_data_set(shared_data):
     assert set(np.unique(batch["label"])) <= {*range(11), 255}
     batch = next(data_pipelines.eval_batches(data.val, data.labels, 2))
     assert batch["image"].shape == (2, 360, 480, 3) and batch["valid"].all()
-
-
-@pytest.mark.parametrize("interlaced", [0, 1])
-def test_both_decoders_of_png_give_the_same_pixels(folder, interlaced, monkeypatch):
-    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    path = folder / "images" / "train" / "im0.png"
-    chunk = PngImagePlugin.PngInfo()
-    chunk.add(b"gAMA", (22000).to_bytes(4, "big"))
-    Image.fromarray(noise).save(path, interlace=interlaced, pnginfo=chunk)
-    source = FolderSource(folder, "train")
-    np.testing.assert_array_equal(read_example(source, LABELS, 0)[0], noise)
-    path.write_bytes(path.read_bytes()[:-12])  # without its end chunk, which only PIL does not miss
-    np.testing.assert_array_equal(read_example(source, LABELS, 0)[0], noise)
-    monkeypatch.setattr(sources, "PNG_SIGNATURE", b"no PNG is like this")
-    np.testing.assert_array_equal(read_example(source, LABELS, 0)[0], noise)
-
-
-def test_a_png_that_was_changed_on_the_way_is_named(folder):
-    path = folder / "images" / "train" / "im0.png"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 16
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"images/train/im0.png: the image cannot be decoded .*broken"):
-        read_example(FolderSource(folder, "train"), LABELS, 0)

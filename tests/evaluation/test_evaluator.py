@@ -171,6 +171,10 @@ def test_result_and_table():
     assert json.loads(json.dumps(outcome, allow_nan=False)) == outcome
     table = evaluate.table(outcome)
     assert "75.00" in table and "37.50" in table and len({len(line) for line in table.splitlines()}) == 1
+    means = [line.rstrip() for line in table.splitlines() if line.startswith("mean")]
+    assert means == ["mean of 2 of 3 classes    37.50", "mean of 1 of 3 classes             75.00"]
+    whole = metric.compute(np.eye(3, dtype=int))
+    assert [line.split() for line in evaluate.table(whole).splitlines()][-2] == ["mean", "100.00", "100.00"]
 
 
 def test_samples_hold_image_truth_and_prediction(network, source, tmp_path):

@@ -1,6 +1,8 @@
 """Prediction with a finished run: masks, overlays, and an error for everything that can be wrong."""
 
+import io
 import json
+import os
 
 import jax
 import numpy as np
@@ -120,7 +122,71 @@ def test_unreadable_files_are_named_and_the_others_done(workdir, folder, tmp_pat
     (folder / "zero.png").write_bytes(b"nothing of the kind")
     done, errors = predict.predict_files(predict.load(workdir), folder, tmp_path / "out")
     assert done == 2 and len(errors) == 2
-    assert "two.jpg is a truncated or damaged image" in errors[0] and "zero.png is not an image" in errors[1]
+    assert "two.jpg: the image cannot be decoded (300 bytes): " in errors[0]
+    assert "zero.png: the image cannot be decoded (19 bytes): its content is no picture's; expected PNG or" in errors[1]
+
+
+def test_what_could_hang_or_fill_the_memory_is_left_out_and_the_others_done(workdir, folder, tmp_path):
+    bomb = io.BytesIO()
+    Image.new("L", (14000, 14000)).save(bomb, "PNG")
+    (folder / "a_large.png").write_bytes(bomb.getvalue())
+    os.mkfifo(folder / "b_pipe.png")
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "c.gif")
+    (folder / "c.gif").rename(folder / "c.png")
+    (folder / "d.png").symlink_to(folder / "nowhere")
+    (folder / "e.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    done, errors = predict.predict_files(predict.load(workdir), folder, tmp_path / "out")
+    assert done == 3 and [error.split("/")[-1].split(".png")[0] for error in errors] == ["a_large", "b_pipe", *"cde"]
+    for error, words in zip(
+        errors, ("14000x14000", "no regular file", "GIF", "No such file", "PostScript"), strict=True
+    ):
+        assert words in error
+    with pytest.raises(ValueError, match="expected at most data.max_pixels=700"):
+        predict.read_image(folder / "one.png", max_pixels=700)
+
+
+def test_a_prediction_that_does_not_fit_is_left_out(workdir, folder, tmp_path, monkeypatch):
+    predictor = predict.load(workdir)
+    whole = predictor.predict
+
+    def fail(image):
+        if image.shape[0] == 32:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+        return whole(image)
+
+    monkeypatch.setattr(predictor, "predict", fail)
+    done, (error,) = predict.predict_files(predictor, folder, tmp_path / "out")
+    assert done == 2 and "two.jpg or its prediction does not fit into memory" in error
+
+
+def test_photos_are_upright(workdir, folder, tmp_path):
+    """The mask lies as viewers show the photo, whatever way it is stored."""
+    picture = Image.open(folder / "one.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for form in ("png", "tif", "webp"):
+        turned = picture.transpose(Image.Transpose.ROTATE_90)
+        turned.save(folder / f"turned.{form}", exif=exif, **({"lossless": True} if form == "webp" else {}))
+        np.testing.assert_array_equal(predict.read_image(folder / f"turned.{form}"), np.asarray(picture))
+    predictor = predict.load(workdir)
+    predict.predict_files(predictor, folder / "turned.png", tmp_path / "out")
+    with Image.open(tmp_path / "out" / "turned_mask.png") as mask:
+        assert mask.size == picture.size and mask.getexif().get(0x0112) is None
+        np.testing.assert_array_equal(np.asarray(mask), predictor.predict(np.asarray(picture)))
+
+
+def test_16_bit_images_are_named_or_scaled(workdir, trained, folder, tmp_path):
+    values = (np.asarray(Image.open(folder / "one.png"))[..., 0].astype(np.uint16) + 1) * 16 - 1
+    for name in ("deep.png", "deep.tif"):
+        Image.fromarray(values).save(folder / name)
+        with pytest.raises(ValueError, match=f"{name}: the image has 16 bits a channel"):
+            predict.read_image(folder / name)
+        image = predict.read_image(folder / name, image_bits=12)
+        np.testing.assert_allclose(image[..., 0], values * (255 / 4095), atol=0.51)
+    predictor = predict.load(workdir)
+    done, errors = predict.predict_files(predictor, folder, tmp_path / "a")
+    assert done == 3 and len(errors) == 2
+    assert predict.predict_files(predictor, folder, tmp_path / "b", image_bits=12) == (5, [])
 
 
 def test_missing_things_are_named(workdir, trained, folder, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines import ade20k, cityscapes, voc2012
-from data_pipelines.labels import DataError
+from data_pipelines.labels import DataError, LabelSpec
 from se_jax.config import options
 from se_jax.evaluation import inference, submission
 from se_jax.evaluation.protocol import protocol
@@ -96,6 +96,19 @@ def test_ids_are_those_of_the_annotations():
     for labels in cityscapes.KINDS.values():
         assert submission.form("cityscapes", labels).ids[:19].tolist() == list(cityscapes.IDS)
     assert submission.form("ade20k", ade20k.LABELS).ids[:150].tolist() == list(range(1, 151))
+
+
+def test_ids_of_a_folder_are_those_that_classes_json_says():
+    """Several ids of a class, 255 among them, and a table without an id for a class."""
+    labels = LabelSpec.from_json(
+        '{"classes": ["a", "b"], "ids": [[9, 3], 255], "palette": [[1, 2, 3], [4, 5, 6]]}', "x"
+    )
+    kind = submission.form("folder", labels)
+    assert kind.ids[:2].tolist() == [3, 255] and len(kind.colours) == 256
+    assert kind.colours[[3, 255]].tolist() == [[1, 2, 3], [4, 5, 6]]
+    holed = LabelSpec(labels.names, labels.palette, np.full(256, 255, np.uint8))
+    with pytest.raises(DataError, match="no id in the files means a, b"):
+        submission.form("folder", holed)
 
 
 @pytest.fixture

@@ -60,6 +60,20 @@ def test_page_shows_everything_and_loads_nothing(workdir):
     assert "psp head · 3 classes · seed 7" in page.texts
 
 
+def test_warnings_and_means_over_fewer_classes_are_said(workdir):
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    metrics["acc"] = {"ground": 0.8, "disc": None, "a<b": None}
+    (workdir / "metrics.json").write_text(json.dumps({**metrics, "warnings": ["no pixel of 1 of 3 classes: a<b"]}))
+    text = Page(report.write(workdir).read_text()).text
+    for shown in (
+        "no pixel of 1 of 3 classes: a<b",
+        "% mIoU, the mean of 2 of 3 classes",
+        "accuracy of 1 of 3 classes",
+    ):
+        assert shown in text
+    assert "mean of 2 of 3 classes" in text.replace("the mean of 2", "")  # the table's last row
+
+
 @pytest.mark.parametrize(
     "missing, heading",
     [

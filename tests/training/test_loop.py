@@ -280,6 +280,25 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(whole_run, tmp_path, 
     assert read_history(tmp_path) == read_history(workdir)
 
 
+def test_counts_are_printed_and_warnings_kept(tmp_path, monkeypatch, capsys):
+    """Before training as a table, after it in metrics.json, which the report shows."""
+    from tests.data_pipelines.conftest import write_folder
+
+    config = options.get_config()
+    config.data.update(name="folder", dir=str(write_folder(tmp_path / "set", [(16, 16)] * 2)))
+    data = loop.data_pipelines.build(config.data)
+    loop.say_counts(data)
+    printed = capsys.readouterr().out
+    assert "other" in printed and "<- none" in printed and "counted: train: all 2 annotations" in printed
+    monkeypatch.setattr(loop.evaluator, "write_pictures", lambda *_, **__: None)
+    monkeypatch.setattr(loop.train_state, "variables", lambda *_, **__: None)
+    scores = {"miou": 0.5, "macc": 0.5, "aacc": 0.5, "iou": {"a": 0.5, "b": None}, "acc": {"a": 0.5, "b": None}}
+    loop.finish(config, tmp_path, None, None, data, None, scores, {})
+    assert json.loads((tmp_path / "metrics.json").read_text())["warnings"] == list(data.warnings)
+    assert "mean of 1 of 2 classes" in capsys.readouterr().out
+    assert "no pixel of 1 of 3 classes" in (tmp_path / "report.html").read_text()
+
+
 def test_another_config_is_refused(whole_run):
     config = run_config()
     config.optimizer.learning_rate = 0.04
@@ -326,7 +345,7 @@ def changed(**changes):
         ({"data.batch_size": 12}, "data.batch_size is 12, .* over 8 devices .* multiple of 8, e.g. 8 or 16"),
         ({"data.batch_size": 8, "accumulate": 2}, "in 2 parts .* multiple of 16, e.g. 16"),
         ({"data.crop": (4, 32)}, r"data.crop is \(4, 32\); expected .* at least 8"),
-        ({"data.crop": (32,)}, r"data.crop is \(32,\)"),
+        ({"data.crop": (32,)}, r"data.crop=\(32,\)"),
         ({"num_steps": 0}, "num_steps is below 1"),
         ({"eval.every_steps": 0}, "eval.every_steps is below 1"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
