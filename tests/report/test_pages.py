@@ -64,7 +64,7 @@ def test_warnings_and_means_over_fewer_classes_are_said(workdir):
     metrics = json.loads((workdir / "metrics.json").read_text())
     metrics["acc"] = {"ground": 0.8, "disc": None, "a<b": None}
     (workdir / "metrics.json").write_text(json.dumps({**metrics, "warnings": ["no pixel of 1 of 3 classes: a<b"]}))
-    text = Page(report.write(workdir).read_text()).text
+    text = " ".join(Page(pages.write(workdir).read_text()).texts)
     for shown in (
         "no pixel of 1 of 3 classes: a<b",
         "% mIoU, the mean of 2 of 3 classes",
