@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data_pipelines import counts, pictures
-from data_pipelines.labels import DataError, LabelError, LabelSpec, ranges
+from data_pipelines.labels import DataError, LabelError, ranges
 from data_pipelines.sources import FolderSource, read_classes
 
 SHOWN = 10  # problems of a kind that are printed
@@ -71,7 +71,8 @@ def check_folder(directory: str, write: Callable = print, splits: Sequence[str] 
     if counted:
         write(counts.table(list(counted.values())))
     if len(counted) == len(splits) == 2:
-        _say_counts(list(counted.values()), labels, write, problem)
+        train, val = counted.values()
+        _say_counts(train, val, labels, write, problem)
     _say_duplicates(found, write, problem)
     write(f"{len(problems) or 'no'} problem{'s' if len(problems) > 1 else ''} found")
     return len(problems)
@@ -126,9 +127,9 @@ def _describe(split: str, source: FolderSource, found: _Found, write: Callable, 
         problem(f"and {len(found.problems) - SHOWN} more files of {split}, such as: {message}")
 
 
-def _say_counts(counted: list, labels: LabelSpec, write: Callable, problem: Callable) -> None:
+def _say_counts(train, val, labels, write: Callable, problem: Callable) -> None:
     try:
-        for warning in counts.check_counts(*counted, labels):
+        for warning in counts.check_counts(train, val, labels):
             write(f"WARNING {warning}")
     except DataError as error:
         problem(str(error))

@@ -114,7 +114,7 @@ def _ids(path: pathlib.Path, labels: LabelSpec, back: np.ndarray, by: str) -> np
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="data_pipelines.convert", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="data_pipelines.convert", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--source", required=True, help="a data set with classes.json, or a folder of masks")
     parser.add_argument("--output", required=True, help="a new directory for the masks of ids")
     parser.add_argument("--classes", help="path of classes.json; by default the nearest at or above the source")

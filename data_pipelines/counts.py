@@ -224,7 +224,7 @@ class _Wrong(LabelError):
 
 def _same_colours(palettes: dict, one: _One, name: str, labels: LabelSpec) -> None:
     """DataError if an id that is a class has another colour in this palette file than in one before."""
-    if (one.palette == np.arange(len(one.palette))[:, None]).all():
+    if one.palette is None or (one.palette == np.arange(len(one.palette))[:, None]).all():
         return  # a ramp: its colours are the ids
     for raw in np.flatnonzero(one.raw[: len(one.palette)]):
         if labels.table[raw] >= labels.num_classes:
@@ -249,7 +249,7 @@ def _held(counts: Counts, labels: LabelSpec) -> str:
 def _ids_held(raw: np.ndarray, most: int = 20) -> str:
     """Ids and their shares of the pixels as text."""
     ids = np.flatnonzero(raw)
-    held = ", ".join(f"{k} ({_share(raw[k], raw.sum())} %)" for k in ids[:most])
+    held = ", ".join(f"{k} ({_share(int(raw[k]), int(raw.sum()))} %)" for k in ids[:most])
     return held + (f" and {len(ids) - most} more ids" if len(ids) > most else "")
 
 

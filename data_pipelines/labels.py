@@ -91,13 +91,6 @@ class LabelSpec:
         table[list(ignore)] = IGNORE
         return cls(names, shown.astype(np.uint8), table, advice, colours)
 
-    @classmethod
-    def from_json(cls, text: str, path: str) -> "LabelSpec":
-        """Reads a classes.json: see `data_pipelines.class_file.parse`."""
-        from data_pipelines.class_file import parse  # which needs this module
-
-        return parse(text, path)
-
     @property
     def num_classes(self) -> int:
         return len(self.names)
@@ -149,7 +142,7 @@ class LabelSpec:
             example = grey[as_ids != as_colours][0]
             raise DataError(
                 f"{name}: an RGB file of equal channels can be read in two ways here: {example} as an id is "
-                f"{self._said(self.table[example])}, ({example}, {example}, {example}) as a colour is "
+                f"{self._said(int(self.table[example]))}, ({example}, {example}, {example}) as a colour is "
                 f'{self._said(as_colours[as_ids != as_colours][0])}. Write "masks": "colours" or "masks": "ids" in '
                 "classes.json."
             )
@@ -173,8 +166,8 @@ class LabelSpec:
 
     def _meaning(self, codes: np.ndarray) -> np.ndarray:
         """Train ids of colour codes; UNKNOWN where they have none."""
-        known = self.colours.codes
-        if not len(known):
+        known = self.colours.codes if self.colours is not None else ()
+        if self.colours is None or not len(known):
             return np.full(codes.shape, UNKNOWN, np.uint8)
         places = np.minimum(np.searchsorted(known, codes), len(known) - 1)
         return np.where(known[places] == codes, self.colours.meaning[places], np.uint8(UNKNOWN))

@@ -74,7 +74,8 @@ def paired(images: Mapping[str, str], image_folder: str, label_folder: str, advi
             f"{image_folder}; {_near(name, image_folder, IMAGE_ENDINGS)} Add the image files or take the annotation "
             "files away."
         )
-    return [(path, labels[partner[name]]) for name, path in images.items()]
+    pairs = [(path, partner[name]) for name, path in images.items()]
+    return [(path, labels[other]) for path, other in pairs if other is not None]
 
 
 def entries(directory: str, walk: bool) -> Iterator[str]:

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import os
 import stat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -138,7 +138,7 @@ def read_size(file, name: str, reading: Reading = Reading()) -> tuple[int, int]:
     except Exception as error:  # Pillow raises whatever damaged bytes lead it to
         raise DataError(f"{name}: the image cannot be read: {error}") from error
     _bound(*size, name, "image", reading)
-    return size[::-1] if turn >= 5 else size
+    return (size[1], size[0]) if turn >= 5 else size
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -225,10 +225,9 @@ def _pillow(data: bytes, name: str, kind: str, form: str, reading: Reading) -> t
     try:
         with Image.open(io.BytesIO(data), formats=_PILLOW[form]) as image:
             _bound(image.height, image.width, name, kind, reading)
-            if form in ("TIFF", "WebP") and getattr(image, "n_frames", 1) > 1:
-                raise DataError(
-                    f"{name}: the {kind} holds {image.n_frames} pictures, expected one. Save each by itself."
-                )
+            frames = getattr(image, "n_frames", 1)
+            if form in ("TIFF", "WebP") and frames > 1:
+                raise DataError(f"{name}: the {kind} holds {frames} pictures, expected one. Save each by itself.")
             if form == "TIFF":
                 _refuse_deep_tiff(image, name)
             turn = 1 if form == "TIFF" else _exif(image)  # Pillow turns TIFF files itself
@@ -263,7 +262,7 @@ def _too_large(found: str, name: str, kind: str, reading: Reading, more: str = "
     )
 
 
-def _refuse_deep_tiff(image: Image.Image, name: str) -> None:
+def _refuse_deep_tiff(image: Any, name: str) -> None:
     """Pillow keeps the upper 8 of 16 bits of a TIFF file of several channels, which only its header tells."""
     bits = image.tag_v2.get(258, (1,))  # BitsPerSample
     bits = bits if isinstance(bits, tuple) else (bits,)

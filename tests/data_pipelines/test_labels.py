@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipelines import class_file
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec, ranges, voc_colours
 
 
@@ -54,7 +55,7 @@ def test_colours_are_those_of_voc():
 
 def test_classes_json_with_its_own_ignored_id():
     text = '{"classes": ["a", "b"], "palette": [[1, 2, 3], [4, 5, 6]], "ignore_index": 9}'
-    labels = LabelSpec.from_json(text, "classes.json")
+    labels = class_file.parse(text, "classes.json")
     assert labels.names == ("a", "b")
     np.testing.assert_array_equal(labels.palette, [[1, 2, 3], [4, 5, 6]])
     assert labels.table[9] == labels.table[255] == IGNORE
@@ -78,4 +79,4 @@ def test_classes_json_with_its_own_ignored_id():
 )
 def test_a_wrong_classes_json_is_named(text):
     with pytest.raises(DataError, match="set/classes.json cannot be used"):
-        LabelSpec.from_json(text, "set/classes.json")
+        class_file.parse(text, "set/classes.json")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import ade20k, cityscapes, voc2012
+from data_pipelines import ade20k, cityscapes, class_file, voc2012
 from data_pipelines.labels import DataError, LabelSpec
 from se_jax.config import options
 from se_jax.evaluation import inference, submission
@@ -100,9 +100,7 @@ def test_ids_are_those_of_the_annotations():
 
 def test_ids_of_a_folder_are_those_that_classes_json_says():
     """Several ids of a class, 255 among them, and a table without an id for a class."""
-    labels = LabelSpec.from_json(
-        '{"classes": ["a", "b"], "ids": [[9, 3], 255], "palette": [[1, 2, 3], [4, 5, 6]]}', "x"
-    )
+    labels = class_file.parse('{"classes": ["a", "b"], "ids": [[9, 3], 255], "palette": [[1, 2, 3], [4, 5, 6]]}', "x")
     kind = submission.form("folder", labels)
     assert kind.ids[:2].tolist() == [3, 255] and len(kind.colours) == 256
     assert kind.colours[[3, 255]].tolist() == [[1, 2, 3], [4, 5, 6]]
