@@ -33,8 +33,9 @@ from experiments import networks
 from experiments.networks import NETWORKS, NUM_CLASSES
 from se_jax import parallel
 from se_jax.equalizer import fold
+from se_jax.equalizer.sites import find_sites, identity_statistics
 from se_jax.importers import import_weights
-from se_jax.losses import pixel_cross_entropy as losses
+from se_jax.losses import PixelCrossEntropy
 
 try:
     import torch
@@ -45,6 +46,7 @@ except ImportError:
 
 MODES = {"baseline": "none", "explicit": "explicit", "folded": "folded"}
 AUXILIARY_WEIGHT = 0.4
+AUXILIARY = PixelCrossEntropy(output="auxiliary", term="loss_auxiliary", weight=AUXILIARY_WEIGHT)
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 # Dense bfloat16 peak of a card, TFLOP/s, by a part of its name (NVIDIA's data sheets).
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40": 362, "L4": 121, "A10": 125, "RTX 4090": 165}
@@ -103,7 +105,8 @@ def make_variables(name: str, flags, peer=None, layout: str = "mmseg") -> dict[s
     else:
         variables = import_weights(explicit, tensors_of(peer, layout), shapes, layout)
     rng = np.random.default_rng(0)
-    equalizer = jax.tree.map(lambda leaf: rng.uniform(0.3, 0.9, leaf.shape).astype(np.float32), shapes["equalizer"])
+    identity = identity_statistics(find_sites(explicit, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)))
+    equalizer = jax.tree.map(lambda leaf: rng.uniform(0.3, 0.9, leaf.shape).astype(np.float32), identity)
     variables = jax.device_put({**variables, "equalizer": equalizer})
     baseline = {name: value for name, value in variables.items() if name != "equalizer"}
     sides = {"baseline": baseline, "explicit": variables}
@@ -120,11 +123,10 @@ def forward_backward(model):
             out, new = model.apply(
                 {**variables, "params": params}, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
             )
-            total = losses.divisor(labels)
-            loss, _ = losses.cross_entropy(out["logits"], labels, total)
-            if "auxiliary" in out:
-                loss += AUXILIARY_WEIGHT * losses.cross_entropy(out["auxiliary"], labels, total)[0]
-            return loss, new["batch_stats"]
+            batch, terms = {"label": labels}, {}
+            for part in (PixelCrossEntropy(), AUXILIARY) if "auxiliary" in out else (PixelCrossEntropy(),):
+                terms |= part(out, {}, batch, part.normalizer(batch), key)
+            return sum(terms.values()), new["batch_stats"]
 
         return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from se_jax.models import DECODERS, ENCODERS, Equalizer, FCNHead, Segmenter
+from se_jax.equalizer.fusion import Equalizer
+from se_jax.models import DECODERS, ENCODERS, FCNHead, Segmenter
 
 NUM_CLASSES = 19
 
