@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments import receptive_field
 from experiments.receptive_field import Field, cover, measure
-from se_jax.models import Segmenter, VWFormerHead
+from se_jax.models import Decoder, Segmenter, VWFormerHead
 from se_jax.models.branches import branch_names
 from se_jax.models.layers import Conv
 from tests import tiny
@@ -34,15 +34,14 @@ class Ones(nn.Module):
         return tuple(maps)
 
 
-class Last(nn.Module):
+class Last(Decoder):
     """In place of a head: the last level."""
 
     num_classes: int = 1
-    align_corners: bool = False
 
     @nn.compact
     def __call__(self, features, train: bool = False):
-        return features[-1]
+        return {"logits": features[-1]}
 
 
 def pictures(count, height=21, width=33, seed=0):
