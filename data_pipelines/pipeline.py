@@ -255,7 +255,7 @@ def _deliver(dataset: tf.data.Dataset, source: Source, on_error: str) -> Iterato
 def _report(source: Source, message: str, on_error: str) -> None:
     """Stops at an unreadable example, or counts it in source.skipped and says so the first time."""
     if on_error == "stop":
-        raise DataError(f"{message}\nRepair or remove the file, or set data.on_error='skip' to go on without it.")
+        raise DataError(f"{message}\n(data.on_error='skip' goes on without such files, and counts them)")
     if message not in source.skipped:
         logging.warning("skipped: %s", message)
     source.skipped[message] += 1

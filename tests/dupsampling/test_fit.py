@@ -70,7 +70,7 @@ def test_a_fit_says_what_it_reached_and_saves_it(fitted, capsys):
     assert 0 < facts["error"] < 0.5
     assert (facts["numbers"], facts["codes"], facts["ratio"], facts["method"]) == (2304, 24, 16, "dense")
     assert facts["windows"] + facts["ignored_windows"] == 24 * 16
-    assert json.loads((workdir / "dupsampling.json").read_text()) == json.loads(json.dumps(facts))
+    assert json.loads((workdir / "constants.json").read_text()) == json.loads(json.dumps(facts))
     text = dupsample_fit.table(facts)
     assert "24 codes: error" in text and f"{100 * facts['miou_bilinear']:.2f} % by bilinear" in text
     with np.load(workdir / "dupsampling.npz") as arrays:

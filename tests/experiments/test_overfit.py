@@ -12,7 +12,7 @@ from data_pipelines import voc2012
 from experiments import overfit
 from se_jax import parallel
 from se_jax.models import build
-from se_jax.training import loop as train
+from se_jax.training import loop, start
 from tests.data_pipelines import trees
 
 
@@ -39,7 +39,7 @@ def test_it_trains_and_evaluates_on_the_same_images(tmp_path, capsys, monkeypatc
         seen.append(config)
         return {"iou": {"a": 0.8, "b": 0.0, "c": None, "d": 0.6}, "acc": {"a": 0.9, "b": None, "c": None, "d": 0.7}}
 
-    monkeypatch.setattr(train, "train_and_evaluate", trained)
+    monkeypatch.setattr(loop, "train_and_evaluate", trained)
     source = trees.write_voc2012(tmp_path)
     arguments = ["--dataset=voc2012", f"--source={source}", "--split=train", "--size=16", f"--workdir={tmp_path}"]
     assert overfit.main(arguments) == 0.7  # 'b' is in no label
@@ -48,7 +48,7 @@ def test_it_trains_and_evaluates_on_the_same_images(tmp_path, capsys, monkeypatc
     assert config.data.crop == (48, 64)  # four times 12 x 16
     assert config.data.batch_size == jax.device_count()  # two images, more than once
     assert config.loss.class_weights[1] > config.loss.class_weights[0] == 1  # background has most pixels
-    train.check(config, parallel.make_mesh())
+    start.check(config, parallel.make_mesh())
     build(config.model)
     data = data_pipelines.build(config.data)
     assert len(data.train) == len(data.val) == 2
@@ -57,7 +57,7 @@ def test_it_trains_and_evaluates_on_the_same_images(tmp_path, capsys, monkeypatc
 
 
 def test_a_stopped_run_has_no_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "train_and_evaluate", lambda *_: None)
+    monkeypatch.setattr(loop, "train_and_evaluate", lambda *_: None)
     source = trees.write_voc2012(tmp_path)
     with pytest.raises(SystemExit, match="stopped"):
         overfit.main(["--dataset=voc2012", f"--source={source}", "--size=16", f"--workdir={tmp_path}"])
