@@ -126,7 +126,8 @@ shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3
 checkpoints.save_variables("run", jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes))
 checkpoints.write_config("run", config)
 classes = config.model.num_classes
-run.write_labels("run", types.SimpleNamespace(names=list("abcdefghijklmnop")[:classes], palette=np.eye(classes, 3)))
+spec = {"names": list("abcdefghijklmnop")[:classes], "palette": np.eye(classes, 3), "table": np.arange(256)}
+run.write_labels("run", types.SimpleNamespace(**spec))
 Image.new("RGB", (32, 32)).save("photo.png")
 sys.argv = ["predict", "--workdir=run", "--input=photo.png", "--output=masks"]
 runpy.run_module("se_jax.predict", run_name="__main__", alter_sys=True)

@@ -36,4 +36,4 @@ def test_side_by_side_shows_the_difference():
     lines = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
     assert lines["ball"] == ["50.00", "62.50", "+12.50"]
     assert lines["box"] == ["-", "10.00", "-"]
-    assert lines["mean"] == ["50.00", "36.25", "-13.75"]
+    assert lines["mean"] == ["of", "1", "of", "2", "classes", "50.00", "36.25", "-13.75"]

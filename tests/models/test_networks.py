@@ -117,7 +117,7 @@ class TestEveryNetwork:
         for layout in tables.tables_of(model.encoder):
             loaded = import_weights(model, export_weights(model, variables, layout), blank, layout)
             assert_equal(loaded, variables)
-        assert_equal(checkpoints.init_from(tmp_path, blank), variables)
+        assert_equal(checkpoints.init_from(tmp_path, blank, model.constants), variables)
 
     def test_sharding_rules_cover_every_parameter(self, network):
         parallel.param_shardings(parallel.make_mesh(), network[1]["params"])
