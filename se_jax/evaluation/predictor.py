@@ -9,7 +9,7 @@ import sys
 
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from se_jax import checkpoints, run
 from se_jax.equalizer.fold import can_fold, fold, fold_weights
@@ -95,17 +95,41 @@ def read_image(path, *, max_pixels: int | None = None, image_bits: int | None = 
     """An image file as uint8 [h, w, 3] RGB, upright as EXIF says; read as training reads its images.
 
     PNG, JPEG, BMP, TIFF or WebP by its content. max_pixels, image_bits: as config.data's, whose defaults they have.
+    Where tensorflow is not installed Pillow alone reads the file: with 8 bits a channel only, and without a look at the
+    checksums of a PNG's pixels.
 
     Raises:
       ValueError: the file is no such image, no regular file, truncated or damaged, larger than max_pixels, or has more
         than 8 bits a channel while image_bits says 8; names it.
     """
-    from data_pipelines import pictures  # only here: it brings tensorflow
-
+    try:
+        from data_pipelines import pictures  # only here: it brings tensorflow
+    except ModuleNotFoundError:
+        return _read_with_pillow(pathlib.Path(path), max_pixels or Image.MAX_IMAGE_PIXELS)
     options = {"max_pixels": max_pixels, "image_bits": image_bits}
     given = {name: value for name, value in options.items() if value is not None}
     reading = pictures.Reading(formats=pictures.PREDICTED, **given)
     return pictures.decode_image(pictures.read_bytes(str(path)), str(path), reading)
+
+
+def _read_with_pillow(path: pathlib.Path, max_pixels: int | None) -> np.ndarray:
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file")
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP")) as picture:
+            if max_pixels and picture.width * picture.height > max_pixels:
+                raise ValueError(
+                    f"{path} is too large ({picture.width}x{picture.height}); expected {max_pixels:,} pixels"
+                )
+            with path.open("rb") as file:
+                deep = picture.format == "PNG" and file.read(25)[24] > 8  # Pillow has reduced what it does not keep
+            if deep or picture.mode.startswith(("I", "F")):
+                raise ValueError(f"{path} has more than 8 bits a channel; save it with 8, or install the extra `data`")
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is no PNG, JPEG, BMP, TIFF or WebP image") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's words for damaged files
+        raise ValueError(f"{path} is a truncated or damaged image, or too large: {error}") from None
 
 
 def find_images(path) -> list[pathlib.Path]:

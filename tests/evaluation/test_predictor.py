@@ -207,3 +207,22 @@ def test_missing_things_are_named(workdir, trained, folder, tmp_path):
 def test_a_workdir_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
         predict.load(tmp_path)
+
+
+def test_without_tensorflow_pillow_reads_the_same_pixels_upright(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    for name in ("a.png", "grey.png"):
+        expected = predict.read_image(tmp_path / name)
+        np.testing.assert_array_equal(predict._read_with_pillow(tmp_path / name, None), expected)
+    assert predict.read_image(tmp_path / "a.png").shape == (9, 6, 3)
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 256).save(tmp_path / "deep.png")
+    (tmp_path / "text.png").write_text("nothing of the kind")
+    for name, message in (("deep.png", "more than 8 bits"), ("text.png", "is no PNG"), ("none.png", "no regular file")):
+        with pytest.raises(ValueError, match=message):
+            predict._read_with_pillow(tmp_path / name, None)
+    with pytest.raises(ValueError, match="too large"):
+        predict._read_with_pillow(tmp_path / "a.png", 10)
