@@ -114,8 +114,6 @@ def test_every_config_makes_a_network_with_equalizers():
         config = get(name)
         model = build(config.model)
         start.check_network(config, model)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *config.data.crop, 3)))
-        assert not parallel.uncovered(shapes["params"]), name
 
 
 def test_every_variant_passes_the_checks():
