@@ -73,8 +73,8 @@ def test_a_fit_says_what_it_reached_and_saves_it(fitted, capsys):
     assert json.loads((workdir / "constants.json").read_text()) == json.loads(json.dumps(facts))
     text = dupsample_fit.table(facts)
     assert "24 codes: error" in text and f"{100 * facts['miou_bilinear']:.2f} % by bilinear" in text
-    with np.load(workdir / "dupsampling.npz") as arrays:
-        kernel = arrays["kernel"]
+    with np.load(workdir / "constants.npz") as arrays:
+        kernel = arrays["dupsampling/decoder/dupsample/kernel"]
     np.testing.assert_allclose(kernel @ kernel.T, np.eye(24), atol=1e-5)
 
 
