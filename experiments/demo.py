@@ -9,6 +9,7 @@ scales of the branches and both tables, and writes a report of both. Meant for t
 import os
 import pathlib
 import shutil
+import sys
 import textwrap
 import time
 
@@ -81,7 +82,10 @@ def run(workdir: pathlib.Path, arms: dict = ARMS, change=None) -> dict:
         config = get_config(mode)
         if change:
             change(config)
-        results[name] = train_and_evaluate(config, workdir / mode)
+        result = train_and_evaluate(config, workdir / mode)
+        if result is None:
+            sys.exit(f"stopped while training {name}; the next call starts anew")
+        results[name] = result
     page = report.write_comparison(
         {name: workdir / mode for name, mode in arms.items()}, workdir / "report.html", title=TITLE, note=NOTE
     )
