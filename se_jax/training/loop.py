@@ -54,13 +54,7 @@ def train_and_evaluate(
     checkpoints.check_config(workdir, config)
 
     # ---- Data, model, and what is measured ----
-    data = data_pipelines.build(config.data)
-    if data.labels.num_classes != config.model.num_classes:
-        raise ValueError(
-            f"model.num_classes is {config.model.num_classes}, but the data set has {data.labels.num_classes} classes"
-        )
-    if lead:
-        say_counts(data)
+    data = open_data(config)
     model = build(config.model)
     start.check_network(config, model)
     minimised = tuple(own_losses) or losses.build(config.loss, model)
@@ -149,12 +143,23 @@ def train_and_evaluate(
         return finish(config, workdir, model, state, data, mesh, result, shown)
 
 
-def say_counts(data) -> None:
-    """Prints the pixels of every class, and the warnings about them."""
-    if data.pixels:
-        print(counts.table(list(data.pixels.values())), flush=True)
-    for warning in data.warnings:
-        logging.warning("%s", warning)
+def open_data(config) -> data_pipelines.Data:
+    """Opens the data set; the first process prints the pixels of every class, and the warnings about them.
+
+    Raises:
+      ValueError: it cannot be used, or has another number of classes than the network.
+    """
+    data = data_pipelines.build(config.data)
+    if data.labels.num_classes != config.model.num_classes:
+        raise ValueError(
+            f"model.num_classes is {config.model.num_classes}, but the data set has {data.labels.num_classes} classes"
+        )
+    if jax.process_index() == 0:
+        if data.pixels:
+            print(counts.table(list(data.pixels.values())), flush=True)
+        for warning in data.warnings:
+            logging.warning("%s", warning)
+    return data
 
 
 def finish(config, workdir, model, state, data, mesh, result: dict, shown: dict) -> dict:
