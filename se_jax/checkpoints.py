@@ -1,18 +1,21 @@
 """What a run keeps on disk, to go on and to be used: its config and its checkpoints. The only orbax import.
 
 workdir/config.json and workdir/checkpoints/<step>/{variables,progress}: `variables` is what inference needs, and holds
-the network's collections by name, beside the parameters' average.
+the network's collections by name, beside the parameters' average. Which checkpoint is the best one the history says.
 """
 
 import json
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
+from absl import logging
+from jax.experimental import multihost_utils
 
-from se_jax import parallel, run
+from se_jax import checksums, parallel, run
 from se_jax.config.complete import complete
 from se_jax.config.types import ConfigDict
 
@@ -63,7 +66,7 @@ def load_config(workdir) -> ConfigDict:
     path = pathlib.Path(workdir) / run.CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {workdir} is no workdir of a run")
-    return complete(ConfigDict(json.loads(path.read_text(), object_hook=_with_tuples)))
+    return complete(ConfigDict(run.read_json(path, object_hook=_with_tuples)))
 
 
 def _with_tuples(mapping: dict) -> dict:
@@ -86,62 +89,75 @@ def _is_under(key: str, prefixes) -> bool:
 # ---- Checkpoints ----
 
 
+class DamagedCheckpoint(ValueError):
+    """No checkpoint of a run can be read as it was written."""
+
+
 class Checkpoints:
     """The checkpoints of a run: the last `keep`, and the best by a number. Writing goes on in the background.
 
     `wait` and `close` raise what went wrong while writing.
+
+    Attributes:
+      scores: {step: the number of which the highest makes the best checkpoint}, of the steps that were evaluated.
     """
 
-    def __init__(self, workdir, keep: int = 2):
+    def __init__(self, workdir, keep: int = 2, scores: dict[int, float] | None = None):
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
-        self.manager = _manager(
-            self.folder,
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep),
-                    policies.BestN(get_metric_fn=_best, n=1, keep_checkpoints_without_metrics=False),
-                ]
-            ),
-        )
+        self.scores = dict(scores or {})
+        self.keep = keep
+        self.manager = _manager(self.folder, preservation_policy=self)
+
+    def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
+        """Which checkpoints stay, for orbax, which asks whenever there is a new one; in the order of their steps."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = _best(steps, self.scores)
+        return [step == best or step in steps[-self.keep :] for step in steps]
 
     @property
     def last(self) -> int | None:
         """Step of the last complete checkpoint; None where there is none."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state: NamedTuple, best: float | None = None) -> None:
-        """Starts saving the state after `step` steps; returns once the state may be donated.
-
-        best: the number of which the highest makes the best checkpoint; None where nothing was evaluated.
-        """
+    def save(self, step: int, state: NamedTuple) -> None:
+        """Starts saving the state after `step` steps; returns once the state may be donated."""
         args = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(**args),
-            metrics=None if best is None else {"best": best},
-            force=True,
-        )
+        self.manager.save(step, args=ocp.args.Composite(**args), force=True)
 
     def restore(self, state):
-        """The last checkpoint, laid out as `state`, a TrainState of jax.ShapeDtypeStructs with shardings.
+        """The newest whole checkpoint, laid out as `state`, a TrainState of jax.ShapeDtypeStructs with shardings.
+
+        Damaged ones after it are told of, and set aside in workdir/damaged.
 
         Raises:
           ValueError: the checkpoint is of another network; names what differs. Or it holds imported weights only.
+          DamagedCheckpoint: none is whole.
         """
-        last = self.last
-        if last is None or not (self.folder / str(last) / "progress").exists():
-            raise ValueError(
+        restored, damaged = _read_whole(self.folder, sorted(self.manager.all_steps(), reverse=True), self._read, state)
+        for step in damaged:
+            if jax.process_index() == 0:
+                aside = self.folder.with_name(run.DAMAGED)
+                aside.mkdir(exist_ok=True)
+                (self.folder / str(step)).rename(_free(aside / str(step)))
+        if damaged:
+            _together("set aside")
+            self.manager.reload()
+        return restored
+
+    def _read(self, step: int, state):
+        where = self.folder / str(step)
+        if not (where / "progress").exists():
+            raise _Unsuitable(
                 f"{self.folder.parent} holds imported weights, not a run; give another --workdir and this one as "
                 "--config.init_from"
             )
         items = _items(state)
-        where = self.folder / str(last)
-        saved = dict(self.manager.item_metadata(last)["variables"])
+        saved = dict(self.manager.item_metadata(step)["variables"])
         _check_same_network(where, saved, items["variables"])
         # earlier versions saved empty collections too
         items["variables"] |= {name: {} for name in saved if name not in items["variables"]}
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        restored = self.manager.restore(last, args=ocp.args.Composite(**args))
+        restored = self.manager.restore(step, args=ocp.args.Composite(**args))
         tree = dict(restored["variables"])
         trained = {name: tree.pop(name) for name in (*TRAINED, "ema")}
         constants = {name: part for name, part in tree.items() if part}
@@ -221,25 +237,101 @@ def init_from(path, variables: dict, constants=()) -> dict:
 
 
 def _read_variables(workdir: pathlib.Path, which) -> dict:
-    """The item `variables` of a checkpoint as numpy arrays, read whole by every process."""
+    """The item `variables` of a checkpoint as numpy arrays, read whole by every process.
+
+    In the place of a damaged one the newest whole one is read, which is told; but not of a step that was asked for.
+    """
     folder = workdir.absolute() / FOLDER
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} holds no checkpoint")
     steps = _manager(folder, read_only=True, create=False, save_interval_steps=0)
-    found = steps.all_steps()
+    found = sorted(steps.all_steps(), reverse=True)
     if not found or (isinstance(which, int) and which not in found):
         wanted = f"checkpoint of step {which}" if isinstance(which, int) else "checkpoint"
-        raise FileNotFoundError(f"{folder} holds no {wanted}" + (f"; it has {sorted(found)}" if found else ""))
-    best = steps.best_step() if which == "best" else None
-    step = which if isinstance(which, int) else max(found) if best is None else best
+        raise FileNotFoundError(f"{folder} holds no {wanted}" + (f"; it has {found[::-1]}" if found else ""))
+    best = _best(found, scores(workdir)) if which == "best" else None
+    first = which if isinstance(which, int) else found[0] if best is None else best
     everywhere = parallel.replicated(parallel.make_mesh())
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        dict(steps.item_metadata(step)["variables"]),
-    )
-    restored = steps.restore(step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target)))
+
+    def read(step, _):
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            dict(steps.item_metadata(step)["variables"]),
+        )
+        return steps.restore(step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target)))["variables"]
+
+    others = () if isinstance(which, int) else (step for step in found if step != first)
+    restored, _ = _read_whole(folder, [first, *others], read, None)
     steps.close()
-    return jax.device_get(dict(restored["variables"]))
+    return jax.device_get(dict(restored))
+
+
+def scores(workdir, best: str | None = None) -> dict[int, float]:
+    """{step: the number that chooses the best checkpoint} of the evaluations in a run's history.
+
+    Args:
+      best: config.checkpoint.best; by default that of the run. A number that could not be computed counts as 0.
+    """
+    workdir = pathlib.Path(workdir)
+    if not (workdir / run.HISTORY).exists():
+        return {}
+    key = (best or load_config(workdir).checkpoint.best).removeprefix("val/")
+    return {line["step"]: line[key] or 0.0 for line in run.read_history(workdir / run.HISTORY) if key in line}
+
+
+def _best(steps: Iterable[int], scores: dict[int, float]) -> int | None:
+    """The first step of the highest score; None where none has one."""
+    return max(sorted(step for step in steps if step in scores), key=scores.__getitem__, default=None)
+
+
+class _Unsuitable(ValueError):
+    """A checkpoint that is whole, but not what was asked for."""
+
+
+def _read_whole(folder: pathlib.Path, steps: Sequence[int], read, target) -> tuple:
+    """(the first checkpoint that is whole, as `read(step, target)` gives it; the damaged ones before it).
+
+    The first process looks at the checksums; without them a checkpoint that cannot be read counts as damaged.
+    """
+    damaged = {}
+    for step in steps:
+        where = folder / str(step)
+        reason = checksums.damage(where) if jax.process_index() == 0 else None
+        if not _agreed(reason):
+            try:
+                restored = read(step, target)
+            except Exception as error:
+                if isinstance(error, _Unsuitable) or (where / checksums.NAME).exists():
+                    raise
+                reason = f"it cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            else:
+                for bad, why in damaged.items():
+                    logging.error("Checkpoint %s is damaged: %s. Using that of step %d", folder / str(bad), why, step)
+                return restored, list(damaged)
+        damaged[step] = reason or "see the first process"
+    reasons = "".join(f"\n  {folder / str(step)}: {why}" for step, why in damaged.items())
+    raise DamagedCheckpoint(
+        f"no whole checkpoint in {folder}; bring one back from a copy, or start anew in another --workdir (here: "
+        f"remove {folder} first).{reasons}"
+    )
+
+
+def _agreed(reason: str | None) -> bool:
+    """Whether the first process has a reason, in every process."""
+    if jax.process_count() == 1:
+        return bool(reason)
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(bool(reason))))
+
+
+def _together(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _free(path: pathlib.Path) -> pathlib.Path:
+    """The path, or with a number behind it where that is taken."""
+    paths = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, 1000))]
+    return next(path for path in paths if not path.exists())
 
 
 ITEMS = ("variables", "progress")
@@ -252,15 +344,19 @@ def _items(state) -> dict[str, dict]:
     return {"variables": dict.fromkeys(VARIABLES, {}) | tree.pop("constants") | tree, "progress": progress}
 
 
-def _best(metrics) -> float:
-    return metrics["best"] if "best" in metrics else metrics["miou"]  # its name in runs of earlier versions
-
-
 def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
+    def seal():
+        """Before a checkpoint gets its name: what stands under a name has checksums."""
+        if jax.process_index() == 0:
+            for unnamed in folder.glob("*.orbax-checkpoint-tmp*"):
+                checksums.write(unnamed)
+
     return ocp.CheckpointManager(
         folder,
         item_handlers={name: ocp.StandardCheckpointHandler() for name in ITEMS},
-        options=ocp.CheckpointManagerOptions(best_fn=_best, best_mode="max", **options),
+        options=ocp.CheckpointManagerOptions(
+            async_options=ocp.AsyncOptions(post_finalization_callback=seal), **options
+        ),
     )
 
 
@@ -276,7 +372,7 @@ def _check_same_network(where, found, wanted) -> None:
     if paths:
         shown = [f"{path}: {theirs.get(path, 'absent')} -> {ours.get(path, 'absent')}" for path in paths[:10]]
         more = f"\n  and {len(paths) - 10} more" if len(paths) > 10 else ""
-        raise ValueError(
+        raise _Unsuitable(
             f"checkpoint {where} is of another network than config.model describes; {len(paths)} arrays differ.\n"
             "Array: in the checkpoint -> in the network\n  " + "\n  ".join(shown) + more
         )

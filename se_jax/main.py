@@ -22,11 +22,15 @@ def main(argv) -> None:
         )
     )
 
-    with cli.reading_data():
-        from se_jax.training.loop import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
+    with cli.reading_data():  # only now: it takes seconds, and a wrong flag should not
+        from se_jax.training.loop import train_and_evaluate
+        from se_jax.training.preemption import Stopped
 
     try:
         train_and_evaluate(given.config, given.workdir)
+    except Stopped as stopped:
+        print(f"se_jax.main: {stopped}", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("%s", error, exc_info=True)
         sys.exit(f"se_jax.main: {error}\n(--verbosity=1 shows where this was raised)")

@@ -1,4 +1,7 @@
 import functools
+import json
+import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +49,12 @@ def workdir(tmp_path_factory):
     checkpoints.write_config(folder, CONFIG)
     store = checkpoints.Checkpoints(folder, keep=2)
     for step, miou in ((1, 0.3), (2, 0.5), (3, None), (4, 0.4), (5, None)):
-        store.save(step, make_state(float(step)), miou)
+        store.save(step, make_state(float(step)))  # saved first, scored later
+        if miou is not None:
+            store.scores[step] = miou
     store.close()
+    lines = [{"step": step, "miou": miou} for step, miou in store.scores.items()] + [{"step": 5, "loss": 1.0}]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
@@ -186,3 +193,88 @@ def test_empty_collections_of_earlier_versions_are_no_difference(tmp_path, monke
     restored = store.restore(abstract(make_state()))
     store.close()
     assert equal(restored, make_state(1.0))
+
+
+# ---- Damage ----
+
+
+def change(path: pathlib.Path, how: str):
+    """Damages a file."""
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 16
+    path.write_bytes(data[: len(data) // 2] if how == "cut" else b"" if how == "empty" else bytes(data))
+    if how == "remove":
+        path.unlink()
+
+
+def largest(folder: pathlib.Path) -> pathlib.Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    "file, how, message",
+    [
+        ("variables", "flip", "is not what was written"),
+        ("progress", "cut", "is not what was written"),
+        ("variables/_METADATA", "empty", "is not what was written"),
+        ("progress/_METADATA", "remove", "is missing"),
+        ("SHA256SUMS", "cut", "SHA256SUMS is damaged"),
+    ],
+)
+def test_the_newest_whole_checkpoint_is_used(workdir, tmp_path, file, how, message, caplog):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for step in ("5", "4"):
+        path = run / "checkpoints" / step / file
+        change(largest(path) if path.is_dir() else path, how)
+    with pytest.raises(
+        checkpoints.DamagedCheckpoint, match=rf"no whole checkpoint in (.|\n)*checkpoints/5: .*{message}"
+    ):
+        checkpoints.init_from(run / "checkpoints" / "5", variables())
+    assert equal(checkpoints.load_for_inference(run, "last")[1], variables(2.0))
+
+    store = checkpoints.Checkpoints(run)
+    assert equal(store.restore(abstract(make_state())), make_state(2.0))
+    assert (
+        message in caplog.text and "checkpoints/5 is damaged" in caplog.text and "Using that of step 2" in caplog.text
+    )
+    assert store.last == 2
+    assert sorted(path.name for path in (run / "damaged").iterdir()) == ["4", "5"]
+    store.save(4, make_state(4.0))  # the run goes on
+    store.close()
+    assert equal(checkpoints.load_for_inference(run, "last")[1], variables(4.0))
+
+
+def test_without_checksums_what_cannot_be_read_is_damaged(workdir, tmp_path):
+    """Runs of earlier versions have none."""
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for step in ("2", "4", "5"):
+        (run / "checkpoints" / step / "SHA256SUMS").unlink()
+    change(run / "checkpoints" / "5" / "variables" / "_METADATA", "empty")
+    store = checkpoints.Checkpoints(run)
+    assert equal(store.restore(abstract(make_state())), make_state(4.0))
+    store.close()
+
+
+def test_where_none_is_whole_the_error_says_how_to_start_anew(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for step in ("2", "4", "5"):
+        change(largest(run / "checkpoints" / step), "flip")
+    store = checkpoints.Checkpoints(run)
+    with pytest.raises(checkpoints.DamagedCheckpoint, match="start anew in another --workdir(.|\n)*/2: (.|\n)*"):
+        store.restore(abstract(make_state()))
+    store.close()
+    assert not (run / "damaged").exists()  # nothing is moved that nothing takes the place of
+
+
+def test_a_damaged_config_or_history_is_named(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    change(run / "config.json", "cut")
+    with pytest.raises(ValueError, match=r"config.json is damaged \(.*bring it back"):
+        checkpoints.load_for_inference(run)
+    change(run / "config.json", "empty")
+    with pytest.raises(ValueError, match="config.json is empty"):
+        checkpoints.check_config(run, CONFIG)
+    (run / "history.jsonl").write_bytes(b'{"step": 1, "miou": 0.5}\n{"ste\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"history.jsonl, line 2, is damaged"):
+        checkpoints.scores(run, "val/miou")

@@ -9,7 +9,7 @@ What happens to an image, and what that costs in compilations and memory, stands
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -86,8 +86,21 @@ def batches(source, labels, config, mesh, on_error):
     )
 
 
+def nothing() -> None:
+    """What is done before each batch or picture by default."""
+
+
 def evaluate(
-    model, variables, source, labels, config, mesh=None, *, metrics: Sequence[Metric] = (), on_error: str = "stop"
+    model,
+    variables,
+    source,
+    labels,
+    config,
+    mesh=None,
+    *,
+    metrics: Sequence[Metric] = (),
+    on_error: str = "stop",
+    each: Callable[[], None] = nothing,
 ) -> Evaluation:
     """What a model makes of every image of `source`, each exactly once, at the labels' own size.
 
@@ -101,6 +114,7 @@ def evaluate(
       mesh: of `parallel.make_mesh`; by default one of all devices.
       metrics: what is measured; `default_metrics` where none are given.
       on_error: "stop" or "skip" at an image that cannot be read.
+      each: called before every batch, as often in every process; what it raises ends the evaluation.
 
     Returns:
       An Evaluation, the same in every process.
@@ -117,6 +131,7 @@ def evaluate(
     found = Evaluation(metrics, tuple(metric.empty() for metric in metrics))
     waiting = None  # one batch is fetched while the next one is computed
     for batch in batches(source, labels, config, mesh, on_error):
+        each()
         counts = programs.count(metrics, variables, batch)
         found = found.plus(waiting)
         waiting = counts
@@ -158,12 +173,13 @@ def table(result: dict) -> str:
 # ---- What an evaluation leaves in a workdir ----
 
 
-def measure(model, variables, data, config, mesh, metrics, prefix, **said) -> dict:
+def measure(model, variables, data, config, mesh, metrics, prefix, each=nothing, **said) -> dict:
     """`evaluate` over `data.val`, as `config` says: what metrics.json holds, with `said` in it.
 
-    The first process writes the metrics' arrays to files whose paths start with `prefix`.
+    The first process writes the metrics' arrays to files whose paths start with `prefix`. each: called before every
+    batch.
     """
-    options = {"metrics": metrics, "on_error": config.data.on_error}
+    options = {"metrics": metrics, "on_error": config.data.on_error, "each": each}
     found = evaluate(model, variables, data.val, data.labels, config.eval, mesh, **options)
     if jax.process_index() == 0:
         for name, arrays in found.arrays().items():
@@ -181,11 +197,14 @@ def spread(count: int, wanted: int = 6) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int)).tolist()
 
 
-def write_pictures(files: dict, model, variables, source, labels, config, mesh, *, on_error: str = "stop") -> None:
+def write_pictures(
+    files: dict, model, variables, source, labels, config, mesh, *, on_error: str = "stop", each=nothing
+) -> None:
     """Write images, truths and predictions to .npz files for the report. `files`: {path: indices in `source`}.
 
     Keys: image_i [h, w, 3], truth_i and prediction_i [h, w] (train ids, 255 = ignored), palette [K, 3]; names [K].
-    In a run of several processes every process must call it; the first one writes.
+    In a run of several processes every process must call it; the first one writes. each: called before every picture
+    where there is one process.
     """
     import data_pipelines
 
@@ -198,6 +217,8 @@ def write_pictures(files: dict, model, variables, source, labels, config, mesh, 
     for path, indices in files.items():
         arrays = {"palette": np.asarray(labels.palette, np.uint8), "names": np.asarray(labels.names)}
         for i in sorted(set(indices)):
+            if jax.process_count() == 1:  # several would have to agree, and the others are done
+                each()
             try:
                 image, truth = data_pipelines.read_example(source, labels, i)
             except data_pipelines.DataError:

@@ -3,7 +3,6 @@
 se_jax.load(workdir).predict(image)     # uint8 [h, w, 3] RGB -> uint8 [h, w] class ids
 """
 
-import json
 import pathlib
 import sys
 
@@ -79,7 +78,7 @@ def load(workdir, checkpoint: str = "best") -> Predictor:
     path = workdir / run.LABELS
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; a training run writes it at its start: is this a run's workdir?")
-    labels = json.loads(path.read_text())
+    labels = run.read_json(path)
     return Predictor(config, variables, labels["names"], labels["palette"])
 
 

@@ -8,7 +8,7 @@ import optax
 from absl import logging
 
 import data_pipelines
-from se_jax import constants, parallel
+from se_jax import constants, parallel, run
 from se_jax.equalizer import calibrate
 from se_jax.equalizer.sites import check_sites, find_sites, identity_statistics
 from se_jax.evaluation import protocol
@@ -84,11 +84,12 @@ def blank_state(config, model, tx: optax.GradientTransformation, mesh) -> train_
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), blank, layout)
 
 
-def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, blank):
+def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, blank, each=lambda: None):
     """A new network, from chance or from config.init_from, with its constants, calibrated.
 
     Args:
       data: of `data_pipelines.build`. blank: of `blank_state`.
+      each: called before every batch of calibration, as often in every process; what it raises ends it.
 
     Returns:
       (a TrainState laid out as `blank`, what calibration measured: `calibrate.Row`s).
@@ -111,7 +112,9 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
 
     def passes(seed, limit):
         options = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        return map(shard, data_pipelines.calibration_batches(data, config.data, seed=seed, max_images=limit, **options))
+        for batch in data_pipelines.calibration_batches(data, config.data, seed=seed, max_images=limit, **options):
+            each()
+            yield shard(batch)
 
     def check_passes():
         return passes(config.seed + 1, config.calibration.check_images)
@@ -128,6 +131,13 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
     create = functools.partial(train_state.create, tx=tx, keep_ema=config.ema_decay > 0)
     layout = jax.tree.map(lambda leaf: leaf.sharding, blank)
     return parallel.jit_once(create, out_shardings=layout)(variables), rows
+
+
+def last_result(workdir, step: int) -> dict | None:
+    """What metrics.json holds, if it is of that step."""
+    path = workdir / run.METRICS
+    result = run.read_json(path) if path.exists() else None
+    return result if result and result["step"] == step else None
 
 
 def _show(site: str, images: int) -> None:
