@@ -24,7 +24,16 @@ TRAINED = ("params", "batch_stats")  # the collections of variables that trainin
 VARIABLES = (*TRAINED, "ema")  # always there, if empty; constants where there are any
 PROGRESS = ("step", "opt_state")
 # A run may go on with other values of these: they change where it reads and what it reports, not what it computes.
-MAY_DIFFER = ("data.dir", "data.cache", "log", "checkpoint", "eval.batch_size", "mesh", "multihost")
+MAY_DIFFER = (
+    "data.dir",
+    "data.cache",
+    "log",
+    "checkpoint",
+    "eval.batch_size",
+    "mesh",
+    "multihost",
+    "multihost_timeout",
+)
 
 
 class ConfigMismatch(ValueError):
@@ -120,7 +129,13 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, step: int, state: NamedTuple) -> None:
-        """Starts saving the state after `step` steps; returns once the state may be donated."""
+        """Starts saving the state after `step` steps; returns once the state may be donated.
+
+        Raises:
+          run.DiskFull: there is no room for it.
+        """
+        if jax.process_index() == 0:
+            run.check_room(self.folder.parent, size(state))
         args = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
         self.manager.save(step, args=ocp.args.Composite(**args), force=True)
 
@@ -171,6 +186,18 @@ class Checkpoints:
         """Waits, and lets go of the folder."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+def size(state) -> int:
+    """Bytes that a checkpoint of a state, or of its shapes, takes while it is written: each array lies there twice."""
+    return 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def last_good(workdir) -> str:
+    """Which checkpoint of a run is the last one on the disk, in words."""
+    folder = pathlib.Path(workdir) / FOLDER
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    return f"last good checkpoint: step {max(steps)} in {folder}" if steps else f"no checkpoint in {folder} yet"
 
 
 def save_variables(workdir, variables: dict) -> None:

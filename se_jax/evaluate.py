@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     from absl import app, flags
     from ml_collections import config_flags
 
-    from se_jax import checkpoints, cli, parallel
+    from se_jax import checkpoints, cli, multihost
     from se_jax.evaluation import evaluator, submission
 
     logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
@@ -38,12 +38,12 @@ def main(argv: list[str]) -> None:
             import data_pipelines  # noqa: F401
         try:
             config = overridden.value
-            parallel.start_multihost(config.multihost)
-            _, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
-            if given.submission is None:
-                evaluator.evaluate_run(config, variables, given.workdir, given.checkpoint)
-            else:
-                submission.run(config, variables, given.submission)
+            with multihost.joined(config.multihost, config.multihost_timeout):
+                _, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
+                if given.submission is None:
+                    evaluator.evaluate_run(config, variables, given.workdir, given.checkpoint)
+                else:
+                    submission.run(config, variables, given.submission)
         except (OSError, ValueError) as error:
             sys.exit(f"se_jax.evaluate: {error}")
 

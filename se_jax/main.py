@@ -15,12 +15,7 @@ def main(argv) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
     logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
-    # orbax tells every step of its work on the same log, and JAX of the backends that are not there
-    logging.get_absl_handler().addFilter(
-        lambda record: (
-            record.levelname == "ERROR" or not ("orbax" in record.pathname or "xla_bridge" in record.pathname)
-        )
-    )
+    logging.get_absl_handler().addFilter(_is_for_users)
 
     with cli.reading_data():  # only now: it takes seconds, and a wrong flag should not
         from se_jax.training.loop import train_and_evaluate
@@ -34,6 +29,14 @@ def main(argv) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("%s", error, exc_info=True)
         sys.exit(f"se_jax.main: {error}\n(--verbosity=1 shows where this was raised)")
+
+
+def _is_for_users(record) -> bool:
+    """Not what orbax tells of every step of its work, what JAX tells of backends that are not there, and tracebacks of
+    orbax's threads: what goes wrong in them is raised by the run, too."""
+    if not any(name in record.pathname for name in ("orbax", "xla_bridge", "asyncio")):
+        return True
+    return record.levelname == "ERROR" and not record.exc_info
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import socket
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,50 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
     with _beside(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
     return pathlib.Path(path)
+
+
+class DiskFull(OSError):
+    """The disk of a workdir has no room left."""
+
+
+FULL = ("No space left on device", "Disk quota exceeded", "RESOURCE_EXHAUSTED: Error writing")  # tensorstore's words
+
+
+@contextlib.contextmanager
+def full_disk_told(workdir, safe: Callable[[], str]) -> Iterator[None]:
+    """Makes DiskFull of an error that a full disk causes, in whatever library.
+
+    safe: says what is saved, for the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFull) or not any(words in str(error) for words in FULL):
+            raise
+        raise DiskFull(
+            f"the disk of {workdir} is full ({_size(shutil.disk_usage(workdir).free)} free); {safe()}. Make room, and "
+            "the same command goes on from there"
+        ) from error
+
+
+def check_room(workdir, size: int) -> None:
+    """Makes sure that a checkpoint has room.
+
+    size: in bytes.
+
+    Raises:
+      DiskFull: it has none.
+    """
+    free = shutil.disk_usage(workdir).free
+    if free < size:
+        raise DiskFull(
+            f"the disk of {workdir} has {_size(free)} free, but writing a checkpoint takes {_size(size)}; what was "
+            "saved before is whole. Make room, and the same command goes on, or give another --workdir"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 @contextlib.contextmanager

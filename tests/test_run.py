@@ -64,3 +64,19 @@ def test_the_unfinished_last_line_of_a_history_is_dropped(tmp_path):
         path.write_bytes(b'{"step": 1}\n' + damaged)
         with pytest.raises(ValueError, match="history.jsonl, line 2, is damaged"):
             run.read_history(path)
+
+
+def test_a_full_disk_is_told_whatever_library_met_it(tmp_path, monkeypatch):
+    for error in (OSError(28, "No space left on device"), RuntimeError('RESOURCE_EXHAUSTED: Error writing "x"\nmore')):
+        with (
+            pytest.raises(run.DiskFull, match=r"disk of .* is full \(.* free\); step 3 is safe. Make room"),
+            run.full_disk_told(tmp_path, lambda: "step 3 is safe"),
+        ):
+            raise error
+    with pytest.raises(RuntimeError, match="^RESOURCE_EXHAUSTED: Out of memory$"), run.full_disk_told(tmp_path, str):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    usage = run.shutil.disk_usage(tmp_path)
+    run.check_room(tmp_path, 1)
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
+    with pytest.raises(run.DiskFull, match="has 2.00 MB free, but writing a checkpoint takes 3.00 MB"):
+        run.check_room(tmp_path, 3_000_000)

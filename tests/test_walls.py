@@ -15,6 +15,7 @@ ROOMS = {
     "losses": {"config", "models"},
     "run": set(),
     "parallel": {"models"},
+    "multihost": set(),
     "constants": {"run"},
     "checksums": set(),
     "checkpoints": {"checksums", "config", "parallel", "run"},
@@ -24,7 +25,7 @@ ROOMS = {
     "dupsampling": {"constants", "evaluation", "losses", "models", "run"},
     "training": {
         *("checkpoints", "config", "constants", "equalizer", "evaluation", "importers", "losses", "models"),
-        *("parallel", "report", "run"),
+        *("multihost", "parallel", "report", "run"),
     },
     "cli": {"config"},
 }

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     # `python -m se_jax.dupsample_fit`; a run in init_from brings its own fit
     config.constants_from = ""
     config.multihost = False  # join other hosts (also done when JAX_COORDINATOR_ADDRESS is set)
+    config.multihost_timeout = 60  # seconds without a sign of life after which another host's process is gone
     config.mesh = {"model": 1}  # devices that share one copy of the convolution kernels; the others split the batch
 
     config.optimizer = optimizers.sgd()

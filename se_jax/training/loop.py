@@ -12,7 +12,7 @@ from clu import metric_writers, periodic_actions
 
 import data_pipelines
 from data_pipelines import counts
-from se_jax import checkpoints, losses, parallel, run
+from se_jax import checkpoints, losses, multihost, parallel, run
 from se_jax.evaluation import evaluator
 from se_jax.evaluation.metrics import Accuracy, Metric, numbers
 from se_jax.losses import Loss
@@ -40,17 +40,19 @@ def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_
 
     Raises:
       ValueError: an option that cannot be, data that cannot be used, or another config than that of the run in workdir.
-      OSError: the workdir cannot be written, is in use, or a file cannot be read. NonFiniteLoss: training diverged.
+      OSError: the workdir cannot be written or is in use, its disk is full, or a file cannot be read.
+      NonFiniteLoss: training diverged.
       Stopped: SIGTERM or Ctrl-C asked the run to end; its state is saved.
     """
     # ---- Devices ----
     data_pipelines.check_config(config.data)  # before a device is touched
-    parallel.start_multihost(config.multihost)
-    lead = jax.process_index() == 0  # the one process that writes
-    mesh = parallel.make_mesh(config)
-    start.check(config, mesh)
-    workdir = run.make(workdir)
-    with contextlib.ExitStack() as stack:
+    saved = functools.partial(checkpoints.last_good, workdir)
+    with multihost.joined(config.multihost, config.multihost_timeout, saved), contextlib.ExitStack() as stack:
+        lead = jax.process_index() == 0  # the one process that writes
+        mesh = parallel.make_mesh(config)
+        start.check(config, mesh)
+        workdir = run.make(workdir)
+        stack.enter_context(run.full_disk_told(workdir, saved))
         if lead:
             stack.enter_context(run.lock(workdir))
         checkpoints.check_config(workdir, config)
@@ -72,6 +74,8 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
     # ---- State: the last whole checkpoint, or a new network, calibrated ----
     tx, schedule = optimizers.build(config.optimizer, config.num_steps)
     blank = start.blank_state(config, model, tx, mesh)
+    if lead:
+        run.check_room(workdir, checkpoints.size(blank))
     scores = checkpoints.scores(workdir, config.checkpoint.best)
     store = stack.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir, config.checkpoint.keep, scores)))
     if store.last is not None:
