@@ -1,6 +1,7 @@
 """What the commands share: the --config flag, flags parsed without tracebacks, and what is not installed, named."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -41,6 +42,16 @@ def with_files(argv: list[str]) -> Iterator[str]:
             argument = f"{'' if follows else flag + equals}{recipes.path(name)}{colon}{variant}"
         follows = given and not equals
         yield argument
+
+
+@contextlib.contextmanager
+def ending(command: str) -> Iterator[None]:
+    """Around the work of a command: Ctrl-C, or a signal that a run obeyed, ends it with a line and 128 + the signal."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        print(f"{command}: {interrupt if interrupt.args else 'interrupted'}", file=sys.stderr)
+        sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
 
 
 @contextlib.contextmanager

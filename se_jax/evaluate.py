@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
             import data_pipelines  # noqa: F401
         try:
             config = overridden.value
-            with multihost.joined(config.multihost, config.multihost_timeout):
+            with cli.ending("se_jax.evaluate"), multihost.joined(config.multihost, config.multihost_timeout):
                 _, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
                 if given.submission is None:
                     evaluator.evaluate_run(config, variables, given.workdir, given.checkpoint)

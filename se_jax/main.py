@@ -17,15 +17,12 @@ def main(argv) -> None:
     logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
     logging.get_absl_handler().addFilter(_is_for_users)
 
-    with cli.reading_data():  # only now: it takes seconds, and a wrong flag should not
-        from se_jax.training.loop import train_and_evaluate
-        from se_jax.training.preemption import Stopped
+    with cli.reading_data():
+        from se_jax.training.loop import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
 
     try:
-        train_and_evaluate(given.config, given.workdir)
-    except Stopped as stopped:
-        print(f"se_jax.main: {stopped}", file=sys.stderr)
-        sys.exit(128 + stopped.signal)
+        with cli.ending("se_jax.main"):
+            train_and_evaluate(given.config, given.workdir)
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("%s", error, exc_info=True)
         sys.exit(f"se_jax.main: {error}\n(--verbosity=1 shows where this was raised)")

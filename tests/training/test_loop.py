@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -180,7 +181,7 @@ def run_config(**model_changes):
     config.ema_decay = 0.5
     config.data.update(image_size=(32, 32), crop=(32, 32), num_train=16, num_val=3, batch_size=8)
     config.eval.update(every_steps=3, batch_size=8)
-    config.checkpoint.every_steps = 2
+    config.checkpoint.update(every_steps=2, keep=3)
     config.log.every_steps = 1
     config.calibration.max_images = 8
     config.model.auxiliary.channels = 4
@@ -306,6 +307,38 @@ def test_a_run_that_signals_stopped_goes_on_to_the_same_bits(whole_run, tmp_path
     assert train_and_evaluate(run_config(), tmp_path) == expected
     assert evaluated == [3, 6, 6, 7]
     assert read_history(tmp_path) == read_history(workdir)
+
+
+def test_a_killed_run_goes_on_with_other_devices(whole_run, tmp_path, monkeypatch):
+    """From 8 devices to kernels split over 2 of 4, then to one device: the numbers of the whole run."""
+    devices, fetch = jax.devices(), loop.fetch
+    workdir, expected = whole_run
+    shutil.copytree(workdir, tmp_path / "run")
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        if int(folder.name) > 3:
+            shutil.rmtree(folder)
+
+    def go_on(count, model, until):
+        def kill(batches, recent):
+            if len(seen) == until:
+                raise SystemError("killed")
+            seen.append(None)
+            return fetch(batches, recent)
+
+        seen = []
+        config = run_config()
+        config.mesh.model = model
+        monkeypatch.setattr(jax, "devices", lambda *_: devices[:count])
+        monkeypatch.setattr(loop, "fetch", kill)
+        return train_and_evaluate(config, tmp_path / "run")
+
+    monkeypatch.setattr(parallel, "jit", parallel.jit_once)
+    with pytest.raises(SystemError):
+        go_on(4, 2, 2)
+    result = go_on(1, 1, None)
+    assert result["miou"] == pytest.approx(expected["miou"], abs=0.02)
+    ours, theirs = ([line for line in read_history(where) if "loss" in line] for where in (tmp_path / "run", workdir))
+    np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=2e-3)
 
 
 def test_a_signal_while_calibrating_ends_the_run_before_its_first_step(tmp_path, monkeypatch):
