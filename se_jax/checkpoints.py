@@ -6,6 +6,7 @@ the network's collections by name, beside the parameters' average.
 
 import json
 import pathlib
+import shlex
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from se_jax import parallel, run
+from se_jax.config import stored
 from se_jax.config.complete import complete
 from se_jax.config.types import ConfigDict
 
@@ -38,12 +40,34 @@ def check_config(workdir, config) -> None:
       ConfigMismatch: it had another one, up to `MAY_DIFFER`; shows the difference.
     """
     if (pathlib.Path(workdir) / run.CONFIG).exists():
-        both = (json.loads(complete(each).to_json()) for each in (load_config(workdir), config))
-        if differing := [line for key, line in _differences(*both) if not _is_under(key, MAY_DIFFER)]:
+        theirs, ours = (json.loads(complete(each).to_json()) for each in (load_config(workdir), config))
+        differing = [key for key in _differences(theirs, ours) if not _is_under(key, MAY_DIFFER)]
+        if differing:
+            lines = [f"{key}: {_at(theirs, key)!r} -> {_at(ours, key)!r}" for key in differing]
             raise ConfigMismatch(
                 f"{workdir} holds a run of another config; give another --workdir, or the config of that run.\n"
-                "Option: in the workdir -> now\n  " + "\n  ".join(differing)
+                "Option: in the workdir -> now\n  " + "\n  ".join(lines) + _from_its_weights(workdir, theirs, ours, differing)
             )
+
+
+def _from_its_weights(workdir, theirs: dict, ours: dict, differing: list[str]) -> str:
+    """The command that begins another run from the weights of this one, as for a longer schedule; '' if none does."""
+    if "num_steps" not in differing or any("." in key and _at(ours, key) == MISSING for key in differing):
+        return ""
+    changes = {key: _at(ours, key) for key in differing} | {"init_from": str(workdir)}
+    if theirs.get("init_skip"):
+        changes["init_skip"] = ""
+    flags = [f"--config={pathlib.Path(workdir) / run.CONFIG}", f"--workdir={str(workdir).rstrip('/')}_longer"]
+    flags[1:1] = [f"--config.{key}={_literal(value)}" for key, value in changes.items()]
+    return (
+        f"\nA run of {theirs['num_steps']} steps has ended its schedule; a longer one is another run, which can start from "
+        f"its weights:\n  python -m se_jax.main {shlex.join(flags)}"
+    )
+
+
+def _literal(value) -> str:
+    """A JSON value as the command line takes it."""
+    return str(tuple(value)) if isinstance(value, list) else str(value)
 
 
 def write_config(workdir, config) -> None:
@@ -58,25 +82,30 @@ def load_config(workdir) -> ConfigDict:
     Sequences come back as tuples.
 
     Raises:
-      FileNotFoundError: there is no run.
+      FileNotFoundError: there is no run. ValueError: the file holds no config.
     """
     path = pathlib.Path(workdir) / run.CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {workdir} is no workdir of a run")
-    return complete(ConfigDict(json.loads(path.read_text(), object_hook=_with_tuples)))
+    return stored.read(path)
 
 
-def _with_tuples(mapping: dict) -> dict:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+MISSING = "(not set)"
 
 
-def _differences(theirs, ours, path="") -> list[tuple[str, str]]:
+def _differences(theirs, ours, path="") -> list[str]:
+    """Dotted names of the options that differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         keys = [*theirs, *(key for key in ours if key not in theirs)]
-        missing = "(not set)"
-        pairs = [(f"{path}.{key}".lstrip("."), theirs.get(key, missing), ours.get(key, missing)) for key in keys]
+        pairs = [(f"{path}.{key}".lstrip("."), theirs.get(key, MISSING), ours.get(key, MISSING)) for key in keys]
         return [difference for key, their, our in pairs for difference in _differences(their, our, key)]
-    return [] if theirs == ours else [(path, f"{path}: {theirs!r} -> {ours!r}")]
+    return [] if theirs == ours else [path]
+
+
+def _at(config: dict, option: str):
+    for key in option.split("."):
+        config = config.get(key, MISSING) if isinstance(config, dict) else MISSING
+    return config
 
 
 def _is_under(key: str, prefixes) -> bool:

@@ -18,14 +18,14 @@ ROOMS = {
     "constants": {"run"},
     "checkpoints": {"config", "parallel", "run"},
     "importers": {"checkpoints", "cli", "config", "models", "parallel", "run"},
-    "evaluation": {"checkpoints", "equalizer", "losses", "models", "parallel", "report", "run"},
+    "evaluation": {"checkpoints", "config", "equalizer", "losses", "models", "parallel", "report", "run"},
     "report": {"run"},
-    "dupsampling": {"constants", "evaluation", "losses", "models", "run"},
+    "dupsampling": {"config", "constants", "evaluation", "losses", "models", "run"},
     "training": {
         *("checkpoints", "config", "constants", "equalizer", "evaluation", "importers", "losses", "models"),
         *("parallel", "report", "run"),
     },
-    "cli": {"config"},
+    "cli": {"config", "run"},
 }
 COMMANDS = ("main", "evaluate", "predict", "dupsample_fit", "__main__", "importers.__main__")  # nobody imports these
 

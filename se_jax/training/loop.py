@@ -45,11 +45,11 @@ def train_and_evaluate(
       OSError: the workdir cannot be written, or a file cannot be read. NonFiniteLoss: training diverged.
     """
     # ---- Devices ----
-    data_pipelines.check_config(config.data)  # before a device is touched
+    start.check(config)  # before a device is touched
     parallel.start_multihost(config.multihost)
     lead = jax.process_index() == 0  # the one process that writes
     mesh = parallel.make_mesh(config)
-    start.check(config, mesh)
+    start.check_devices(config, mesh)
     workdir = run.make(workdir)
     checkpoints.check_config(workdir, config)
 

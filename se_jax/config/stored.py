@@ -1,0 +1,35 @@
+"""The config that a run stored, config.json, read from the file: also as the --config of another command."""
+
+import json
+import pathlib
+
+from se_jax.config.complete import complete
+from se_jax.config.types import ConfigDict
+
+
+def read(path) -> ConfigDict:
+    """The config in a JSON file, with the defaults of options that its version did not have; sequences as tuples.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: it holds no config; names the file.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"), object_hook=_with_tuples)
+    except ValueError as error:  # bytes that are no text, too
+        raise ValueError(f"{path} is no config of a run: {error}; was it cut off? Give the config's recipe") from error
+    if not isinstance(content, dict) or "model" not in content:
+        raise ValueError(f"{path} is no config of a run: it has no options; expected the config.json of a run's workdir")
+    return complete(ConfigDict(content))
+
+
+def get_config(path: str) -> ConfigDict:
+    """The same, as ml_collections wants it of the file of a config."""
+    return read(path)
+
+
+def _with_tuples(mapping: dict) -> dict:
+    return {key: _tuple(value) for key, value in mapping.items()}
+
+
+def _tuple(value):
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
