@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as policies
 
 from se_jax import parallel, run
@@ -221,7 +222,7 @@ def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
     return config, {name: part for name, part in (tree | ({"params": ema} if ema else {})).items() if part}
 
 
-def init_from(path, variables: dict, constants=()) -> dict:
+def init_from(path, variables: dict, constants=(), *, skip=lambda array: False, advice=lambda differing: "") -> dict:
     """`variables` with the parameters (averaged, where kept) and running statistics of a trained network.
 
     The statistics of equalizers belong to the data and are measured anew.
@@ -230,6 +231,8 @@ def init_from(path, variables: dict, constants=()) -> dict:
       constants: collections that come with the parameters, which were trained for them; `Segmenter.constants`.
       path: a workdir, whose best checkpoint is taken, or the directory of one checkpoint, workdir/checkpoints/<step>.
         One of an encoder alone, as importing leaves it, fills the encoder.
+      skip: says of an array, by a path such as 'decoder/conv_seg/kernel', whether it keeps its value in `variables`.
+      advice: what an error adds, by the paths of the arrays that differ.
 
     Raises:
       FileNotFoundError: no checkpoint there. ValueError: it is of another network; names what differs.
@@ -244,9 +247,18 @@ def init_from(path, variables: dict, constants=()) -> dict:
     wanted = {name: variables.get(name, {}) for name in loaded}
     if loaded["params"].keys() == {"encoder"}:
         wanted = {name: {"encoder": part["encoder"]} if "encoder" in part else {} for name, part in wanted.items()}
-    _check_same_network(path, loaded, wanted)
+    loaded, wanted = (_without(tree, skip) for tree in (loaded, wanted))
+    _check_same_network(path, loaded, wanted, advice)
     new = jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), wanted, loaded)
-    return variables | {name: variables.get(name, {}) | part for name, part in new.items()}
+    flat = traverse_util.flatten_dict(variables) | traverse_util.flatten_dict(new)
+    return variables | traverse_util.unflatten_dict(flat)
+
+
+def _without(tree: dict, skip) -> dict:
+    """Nested variables without the arrays that are skipped."""
+    flat = traverse_util.flatten_dict(tree)
+    kept = traverse_util.unflatten_dict({key: leaf for key, leaf in flat.items() if not skip("/".join(key[1:]))})
+    return dict.fromkeys(tree, {}) | kept
 
 
 def _read_variables(workdir: pathlib.Path, which) -> dict:
@@ -293,8 +305,8 @@ def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
     )
 
 
-def _check_same_network(where, found, wanted) -> None:
-    """Raises ValueError where the arrays of two trees differ by path or shape."""
+def _check_same_network(where, found, wanted, advice=lambda differing: "") -> None:
+    """Raises ValueError where the arrays of two trees differ by path or shape; see `init_from` for `advice`."""
 
     def shapes(tree) -> dict:
         leaves = jax.tree_util.tree_leaves_with_path(dict(tree))
@@ -308,4 +320,5 @@ def _check_same_network(where, found, wanted) -> None:
         raise ValueError(
             f"checkpoint {where} is of another network than config.model describes; {len(paths)} arrays differ.\n"
             "Array: in the checkpoint -> in the network\n  " + "\n  ".join(shown) + more
+            + advice([path.partition("/")[2] for path in paths])
         )

@@ -14,7 +14,7 @@ from se_jax.equalizer import calibrate
 from se_jax.equalizer.sites import check_sites, find_sites, identity_statistics
 from se_jax.evaluation import protocol
 from se_jax.evaluation.metrics import numbers
-from se_jax.importers import start_from
+from se_jax.importers import is_folded, start_from
 from se_jax.training import state as train_state
 from se_jax.training.step import stream
 
@@ -99,8 +99,10 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
     """
     names = data.labels.names
     fitted = constants.load(config.constants_from, model, names) if model.constants else {}
+    # a folded network goes on as it is: its statistics are in its weights
+    folded = model.decoder.equalizer.mode == "folded" and bool(config.init_from) and is_folded(config.init_from)
     # all modes start from identical weights: those of the network without equalizers
-    plain = model.with_equalizer(mode="none")
+    plain = model if folded else model.with_equalizer(mode="none")
     init = functools.partial(plain.init, stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
     shapes = jax.eval_shape(init)
     placed = jax.tree.map(lambda _: parallel.replicated(mesh), shapes)
@@ -108,6 +110,11 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
     variables = constants.place(parallel.jit_once(init, out_shardings=placed)(), fitted)
     if config.init_from:
         variables = start_from(config.init_from, model, variables, config.init_skip)
+    create = functools.partial(train_state.create, tx=tx, keep_ema=config.ema_decay > 0)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, blank)
+    if folded:
+        logging.info("%s has its equalizers in its weights: they are kept, not measured anew", config.init_from)
+        return parallel.jit_once(create, out_shardings=layout)(variables), []
     shard = functools.partial(parallel.shard_batch, mesh)
 
     def passes(seed, limit):
@@ -126,8 +133,6 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
         jit=parallel.jit,
         progress=_show,
     )
-    create = functools.partial(train_state.create, tx=tx, keep_ema=config.ema_decay > 0)
-    layout = jax.tree.map(lambda leaf: leaf.sharding, blank)
     return parallel.jit_once(create, out_shardings=layout)(variables), rows
 
 

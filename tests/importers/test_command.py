@@ -121,7 +121,7 @@ def test_a_checkpoint_of_other_classes_needs_to_be_asked_for(config, tmp_path):
         state[name] = np.zeros((150, *state[name].shape[1:]), np.float32)
     files.write(tmp_path / "ade.safetensors", state)
     with pytest.raises(
-        ValueError, match=r"ade.safetensors: (.|\n)*skip_classifier(.|\n)*conv_seg.weight is \(150, 8, 1, 1\)"
+        ValueError, match=r"ade.safetensors: (.|\n)*init_skip=classifier(.|\n)*conv_seg.weight is \(150, 8, 1, 1\)"
     ):
         run_import(config, tmp_path / "ade.safetensors", tmp_path / "imported")
     assert not (tmp_path / "imported").exists()
@@ -151,7 +151,7 @@ def test_networks_with_equalizers_are_not_exported(config, tmp_path):
     model = build(config.model)
     shapes = tiny.shapes(model, jnp.zeros((1, 32, 32, 3)))
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    with pytest.raises(ValueError, match="only networks without scale equalizers can be written for PyTorch"):
+    with pytest.raises(ValueError, match="fold scale equalizers first"):
         export_weights(model, variables)
 
 
