@@ -7,7 +7,7 @@ the network's collections by name, beside the parameters' average.
 import json
 import pathlib
 import shlex
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -47,7 +47,9 @@ def check_config(workdir, config) -> None:
             lines = [f"{key}: {_at(theirs, key)!r} -> {_at(ours, key)!r}" for key in differing]
             raise ConfigMismatch(
                 f"{workdir} holds a run of another config; give another --workdir, or the config of that run.\n"
-                "Option: in the workdir -> now\n  " + "\n  ".join(lines) + _from_its_weights(workdir, theirs, ours, differing)
+                "Option: in the workdir -> now\n  "
+                + "\n  ".join(lines)
+                + _from_its_weights(workdir, theirs, ours, differing)
             )
 
 
@@ -61,8 +63,8 @@ def _from_its_weights(workdir, theirs: dict, ours: dict, differing: list[str]) -
     flags = [f"--config={pathlib.Path(workdir) / run.CONFIG}", f"--workdir={str(workdir).rstrip('/')}_longer"]
     flags[1:1] = [f"--config.{key}={_literal(value)}" for key, value in changes.items()]
     return (
-        f"\nA run of {theirs['num_steps']} steps has ended its schedule; a longer one is another run, which can start from "
-        f"its weights:\n  python -m se_jax.main {shlex.join(flags)}"
+        f"\nThe rate of every step depends on num_steps, {theirs['num_steps']} here: with another number it is another "
+        f"run, which can start from this one's weights:\n  python -m se_jax.main {shlex.join(flags)}"
     )
 
 
@@ -103,7 +105,7 @@ def _differences(theirs, ours, path="") -> list[str]:
     return [] if theirs == ours else [path]
 
 
-def _at(config: dict, option: str):
+def _at(config: Any, option: str):
     for key in option.split("."):
         config = config.get(key, MISSING) if isinstance(config, dict) else MISSING
     return config
@@ -319,6 +321,8 @@ def _check_same_network(where, found, wanted, advice=lambda differing: "") -> No
         more = f"\n  and {len(paths) - 10} more" if len(paths) > 10 else ""
         raise ValueError(
             f"checkpoint {where} is of another network than config.model describes; {len(paths)} arrays differ.\n"
-            "Array: in the checkpoint -> in the network\n  " + "\n  ".join(shown) + more
+            "Array: in the checkpoint -> in the network\n  "
+            + "\n  ".join(shown)
+            + more
             + advice([path.partition("/")[2] for path in paths])
         )

@@ -12,6 +12,7 @@ from ml_collections import config_flags
 from se_jax import run
 from se_jax.config import check, recipes
 
+
 def define_config() -> None:
     """Defines --config: a file, the name of a recipe, or what a run stored."""
     config_flags.DEFINE_config_file(
@@ -38,7 +39,7 @@ def parse(argv: list[str], config=None) -> list[str]:
 
 
 def parse_to_go_on(argv: list[str]) -> list[str]:
-    """The same for a command that goes on with what is in --workdir: without a --config it has that of the run there."""
+    """The same for a command that goes on with what is in --workdir: without --config it has that of the run there."""
     if not _value(argv, "config") and not {"--help", "--helpfull", "--helpshort", "-h"} & set(argv):
         workdir = _value(argv, "workdir")
         if not workdir:
@@ -49,8 +50,8 @@ def parse_to_go_on(argv: list[str]) -> list[str]:
         path = pathlib.Path(workdir) / run.CONFIG
         if not path.is_file():
             sys.exit(
-                f"{_command(argv)}: there is no --config, and no run in {workdir} to go on with ({path} does not exist). "
-                "Give --config=FILE, a recipe or a run's config.json"
+                f"{_command(argv)}: there is no --config, and no run in {workdir} to go on with ({path} does not "
+                "exist). Give --config=FILE, a recipe or a run's config.json"
             )
         argv = [argv[0], f"--config={path}", *argv[1:]]
     return parse(argv)
@@ -85,7 +86,9 @@ def check_names(config, argv: list[str]) -> None:
                     f"one: --config.{'.'.join(keys)}=\"{{'{key}': ..., ...}}\""
                 )
             if not hasattr(node, "keys"):
-                raise ValueError(f"the config has no option {option}: {'.'.join(keys)} is {node!r}, which has no options")
+                raise ValueError(
+                    f"the config has no option {option}: {'.'.join(keys)} is {node!r}, which has no options"
+                )
             if key not in node:
                 raise ValueError(check.unknown(option, _names(config)))
             node, keys = node[key], [*keys, key]

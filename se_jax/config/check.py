@@ -28,11 +28,13 @@ def check(config, section: str = "") -> None:
         if option in ranges.OPTIONS:
             _check(option, value, ranges.OPTIONS[option])
         elif any(known.startswith(f"{option}.") for known in ranges.OPTIONS):
-            raise ValueError(f"{option} is {_short(value)}; expected the options {option}.*, as in se_jax.config.options")
+            raise ValueError(
+                f"{option} is {_short(value)}; expected the options {option}.*, as in se_jax.config.options"
+            )
         elif not _is_open(option, found):
             raise ValueError(unknown(option, ranges.OPTIONS.keys() | {f"model.{part}" for part in ranges.PARTS}))
     for name in ranges.PARTS:
-        model = config if section == "model" else config.get("model") if not section else None
+        model: Any = config if section == "model" else config.get("model") if not section else None
         if model is not None and name in model:
             _check_part(f"model.{name}", model[name], ranges.PARTS[name], ranges.OWN[name])
     if section:
@@ -117,7 +119,7 @@ def _check_part(option: str, config, known: dict, own: dict) -> None:
     if not isinstance(config, (ConfigDict, Mapping)):
         raise ValueError(f"{option} is {_short(config)}; expected a name and options, as in se_jax/config/options.py")
     fallback = "fcn" if option == "model.auxiliary" else None
-    name = config.get("name", fallback)
+    name: Any = config.get("name", fallback)
     _check(f"{option}.name", name, ranges.part(*known))
     fields = known.get(name, own)
     for field, value in config.items():

@@ -18,7 +18,9 @@ def read(path) -> ConfigDict:
     except ValueError as error:  # bytes that are no text, too
         raise ValueError(f"{path} is no config of a run: {error}; was it cut off? Give the config's recipe") from error
     if not isinstance(content, dict) or "model" not in content:
-        raise ValueError(f"{path} is no config of a run: it has no options; expected the config.json of a run's workdir")
+        raise ValueError(
+            f"{path} is no config of a run: it has no options; expected the config.json of a run's workdir"
+        )
     return complete(ConfigDict(content))
 
 

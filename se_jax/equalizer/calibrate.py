@@ -222,8 +222,8 @@ def _inputs(batch) -> tuple:
         if getattr(batch.get("image"), "dtype", None) != np.uint8:
             found = getattr(batch.get("image"), "dtype", "none")
             raise ValueError(
-                f"a batch has images of {found}; expected 'image': uint8 [batch, height, width, 3], which is normalised. "
-                "What is normalised already is given as an array instead of a dict"
+                f"a batch has images of {found}; expected 'image': uint8 [batch, height, width, 3], which is "
+                "normalised. What is normalised already is given as an array instead of a dict"
             )
         return (normalize(batch["image"], batch.get("size")),)
     return batch if isinstance(batch, tuple) else (batch,)

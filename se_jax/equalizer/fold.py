@@ -15,6 +15,7 @@ border.
 
 import functools
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,9 @@ def without_borders(variables):
     Raises:
       ValueError: no BatchNorm follows a convolution with a border term.
     """
-    flat = traverse_util.flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
+    flat: dict[tuple[str, ...], Any] = dict(
+        traverse_util.flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
+    )
     for key in [key for key in flat if key[-1] == "tap_bias"]:
         mean = ("batch_stats", *key[1:-2], "bn", "mean")
         if mean not in flat:

@@ -133,7 +133,9 @@ class Fusion(nn.Module):
         if self.operation not in OPERATIONS:
             raise ValueError(f"Fusion operation is {self.operation!r}; expected one of {', '.join(OPERATIONS)}")
         if not isinstance(self.equalizer, Equalizer):
-            raise ValueError(f"Fusion equalizer is {self.equalizer!r}; expected a se_jax.Equalizer, e.g. Equalizer('explicit')")
+            raise ValueError(
+                f"Fusion equalizer is {self.equalizer!r}; expected a se_jax.Equalizer, e.g. Equalizer('explicit')"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -218,13 +220,13 @@ def _check_branches(site: Fusion, branches, size) -> None:
     where = f"fusion site '{'/'.join(site.path) or site.name}'"
     if not isinstance(branches, Mapping) or not branches:
         raise ValueError(f"{where} got {type(branches).__name__}; expected a dict of branches by name, one at least")
-    shapes = {name: getattr(x, "shape", None) for name, x in branches.items()}
-    for name, shape in shapes.items():
-        if shape is None or len(shape) != 4:
-            found = type(branches[name]).__name__ if shape is None else f"shape {list(shape)}"
+    for name, x in branches.items():
+        if len(getattr(x, "shape", ())) != 4:
+            found = f"shape {list(x.shape)}" if hasattr(x, "shape") else type(x).__name__
             raise ValueError(f"{where}, branch '{name}' is of {found}; expected a map [batch, height, width, channels]")
     if site.operation == "identity":
         return
+    shapes = {name: tuple(x.shape) for name, x in branches.items()}
     if size is None and len({shape[1:3] for shape in shapes.values()}) > 1:
         raise ValueError(f"{where} got maps of several sizes, {shapes}; give the size to which they are resized")
     if site.operation != "concat" and len({shape[3] for shape in shapes.values()}) > 1:

@@ -101,8 +101,8 @@ def export_file(workdir: str, path: str, layout: str, *, plain: bool = False) ->
     """Writes the best checkpoint of a run as a .safetensors file under a layout's names.
 
     Explicit equalizers are folded first: what of them is no weight, the border terms, becomes tensors `tap_bias`
-    [out, kh, kw], which PyTorch's networks do not know; with `plain` it goes into the BatchNorms behind, and how far the
-    logits of an image are then from those of the run is printed.
+    [out, kh, kw], which PyTorch's networks do not know; with `plain` it goes into the BatchNorms behind, and how far
+    the logits of an image are then from those of the run is printed.
     """
     from se_jax import checkpoints
     from se_jax.equalizer.fold import fold, without_borders
@@ -138,7 +138,8 @@ def _difference(config, exact, plain) -> str:
 
     image, what = _image(config)
     logits = [
-        np.asarray(jax.jit(model.apply)(variables, normalize(image[None]))["logits"]) for model, variables in (exact, plain)
+        np.asarray(jax.jit(model.apply)(variables, normalize(image[None]))["logits"])
+        for model, variables in (exact, plain)
     ]
     apart = np.abs(logits[1] - logits[0])
     other = np.mean(logits[0].argmax(-1) != logits[1].argmax(-1))

@@ -12,8 +12,8 @@ class Skip:
     """Says of an array, by its path such as 'decoder/conv_seg/kernel', whether it is left out.
 
     Args:
-      spec: names with commas between them, or a sequence of names: 'classifier', the modules of all heads that belong to
-        the classes (`Decoder.classifier`), or regular expressions that are searched for in the path.
+      spec: names with commas between them, or a sequence of names: 'classifier', the modules of all heads that belong
+        to the classes (`Decoder.classifier`), or regular expressions that are searched for in the path.
       model: the Segmenter, or one of its parts.
 
     Raises:
@@ -50,8 +50,8 @@ class Skip:
         """What to do where these arrays of trained weights do not fit."""
         if any(array.endswith("tap_bias") for array in differing):
             return (
-                "\nIts equalizers are folded into its weights (tap_bias): --config.model.equalizer.mode=folded starts from "
-                "them as they are"
+                "\nIts equalizers are folded into its weights (tap_bias): --config.model.equalizer.mode=folded starts "
+                "from them as they are"
             )
         if all(re.search(self._classifier, array) for array in differing):
             return "\nThey are of other classes: --config.init_skip=classifier starts the classifiers from chance"

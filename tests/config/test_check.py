@@ -121,7 +121,9 @@ def test_junk_is_answered_with_the_option(option):
         with pytest.raises((ValueError, flags.Error)) as error:
             given(f"--config.{option}={value}")
         message = str(error.value)
-        part = "ResNet " if option.startswith("model.encoder.") else "config.model" if option == "model.equalizer" else ""
+        part = (
+            "ResNet " if option.startswith("model.encoder.") else "config.model" if option == "model.equalizer" else ""
+        )
         named = option in message or f"{part}{option.rpartition('.')[2]}" in message
         # a section in whose place stands something else is named by what it lacks
         assert named or f"{option}." in message, (value, message)
@@ -246,7 +248,11 @@ def test_every_field_of_every_part_has_a_range():
 def test_every_option_has_a_range():
     def flat(config, above=""):
         for key, value in config.items():
-            if isinstance(value, ConfigDict) and f"{above}{key}" not in ("model.encoder", "model.decoder", "model.auxiliary"):
+            if isinstance(value, ConfigDict) and f"{above}{key}" not in (
+                "model.encoder",
+                "model.decoder",
+                "model.auxiliary",
+            ):
                 yield from flat(value, f"{above}{key}.")
             elif not isinstance(value, ConfigDict):
                 yield f"{above}{key}", value
