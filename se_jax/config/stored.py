@@ -17,7 +17,7 @@ def read(path) -> ConfigDict:
         content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"), object_hook=_with_tuples)
     except ValueError as error:  # bytes that are no text, too
         raise ValueError(f"{path} is no config of a run: {error}; was it cut off? Give the config's recipe") from error
-    if not isinstance(content, dict) or "model" not in content:
+    if not isinstance(content, dict) or not content.keys() & {"data", "model"}:
         raise ValueError(
             f"{path} is no config of a run: it has no options; expected the config.json of a run's workdir"
         )

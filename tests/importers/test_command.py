@@ -154,8 +154,8 @@ def saved_run(config, folder, mode="explicit"):
     model = build(config.model)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.device_get(tiny.fill(tiny.shapes(model, image)))
-    checkpoints.write_config(folder, config)
     checkpoints.save_variables(folder, variables)
+    checkpoints.write_config(folder, config)
     return model, variables
 
 
