@@ -6,16 +6,19 @@ the network's collections by name, beside the parameters' average. Which checkpo
 
 import json
 import pathlib
+import shlex
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from se_jax import checksums, parallel, run
+from se_jax.config import stored
 from se_jax.config.complete import complete
 from se_jax.config.types import ConfigDict
 
@@ -50,12 +53,36 @@ def check_config(workdir, config) -> None:
       ConfigMismatch: it had another one, up to `MAY_DIFFER`; shows the difference.
     """
     if (pathlib.Path(workdir) / run.CONFIG).exists():
-        both = (json.loads(complete(each).to_json()) for each in (load_config(workdir), config))
-        if differing := [line for key, line in _differences(*both) if not _is_under(key, MAY_DIFFER)]:
+        theirs, ours = (json.loads(complete(each).to_json()) for each in (load_config(workdir), config))
+        differing = [key for key in _differences(theirs, ours) if not _is_under(key, MAY_DIFFER)]
+        if differing:
+            lines = [f"{key}: {_at(theirs, key)!r} -> {_at(ours, key)!r}" for key in differing]
             raise ConfigMismatch(
                 f"{workdir} holds a run of another config; give another --workdir, or the config of that run.\n"
-                "Option: in the workdir -> now\n  " + "\n  ".join(differing)
+                "Option: in the workdir -> now\n  "
+                + "\n  ".join(lines)
+                + _from_its_weights(workdir, theirs, ours, differing)
             )
+
+
+def _from_its_weights(workdir, theirs: dict, ours: dict, differing: list[str]) -> str:
+    """The command that begins another run from the weights of this one, as for a longer schedule; '' if none does."""
+    if "num_steps" not in differing or any("." in key and _at(ours, key) == MISSING for key in differing):
+        return ""
+    changes = {key: _at(ours, key) for key in differing} | {"init_from": str(workdir)}
+    if theirs.get("init_skip"):
+        changes["init_skip"] = ""
+    flags = [f"--config={pathlib.Path(workdir) / run.CONFIG}", f"--workdir={str(workdir).rstrip('/')}_longer"]
+    flags[1:1] = [f"--config.{key}={_literal(value)}" for key, value in changes.items()]
+    return (
+        f"\nThe rate of every step depends on num_steps, {theirs['num_steps']} here: with another number it is another "
+        f"run, which can start from this one's weights:\n  python -m se_jax.main {shlex.join(flags)}"
+    )
+
+
+def _literal(value) -> str:
+    """A JSON value as the command line takes it."""
+    return str(tuple(value)) if isinstance(value, list) else str(value)
 
 
 def write_config(workdir, config) -> None:
@@ -70,25 +97,30 @@ def load_config(workdir) -> ConfigDict:
     Sequences come back as tuples.
 
     Raises:
-      FileNotFoundError: there is no run.
+      FileNotFoundError: there is no run. ValueError: the file holds no config.
     """
     path = pathlib.Path(workdir) / run.CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {workdir} is no workdir of a run")
-    return complete(ConfigDict(run.read_json(path, object_hook=_with_tuples)))
+    return stored.read(path)
 
 
-def _with_tuples(mapping: dict) -> dict:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+MISSING = "(not set)"
 
 
-def _differences(theirs, ours, path="") -> list[tuple[str, str]]:
+def _differences(theirs, ours, path="") -> list[str]:
+    """Dotted names of the options that differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         keys = [*theirs, *(key for key in ours if key not in theirs)]
-        missing = "(not set)"
-        pairs = [(f"{path}.{key}".lstrip("."), theirs.get(key, missing), ours.get(key, missing)) for key in keys]
+        pairs = [(f"{path}.{key}".lstrip("."), theirs.get(key, MISSING), ours.get(key, MISSING)) for key in keys]
         return [difference for key, their, our in pairs for difference in _differences(their, our, key)]
-    return [] if theirs == ours else [(path, f"{path}: {theirs!r} -> {ours!r}")]
+    return [] if theirs == ours else [path]
+
+
+def _at(config: Any, option: str):
+    for key in option.split("."):
+        config = config.get(key, MISSING) if isinstance(config, dict) else MISSING
+    return config
 
 
 def _is_under(key: str, prefixes) -> bool:
@@ -235,7 +267,7 @@ def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
     return config, {name: part for name, part in (tree | ({"params": ema} if ema else {})).items() if part}
 
 
-def init_from(path, variables: dict, constants=()) -> dict:
+def init_from(path, variables: dict, constants=(), *, skip=lambda array: False, advice=lambda differing: "") -> dict:
     """`variables` with the parameters (averaged, where kept) and running statistics of a trained network.
 
     The statistics of equalizers belong to the data and are measured anew.
@@ -244,6 +276,8 @@ def init_from(path, variables: dict, constants=()) -> dict:
       constants: collections that come with the parameters, which were trained for them; `Segmenter.constants`.
       path: a workdir, whose best checkpoint is taken, or the directory of one checkpoint, workdir/checkpoints/<step>.
         One of an encoder alone, as importing leaves it, fills the encoder.
+      skip: says of an array, by a path such as 'decoder/conv_seg/kernel', whether it keeps its value in `variables`.
+      advice: what an error adds, by the paths of the arrays that differ.
 
     Raises:
       FileNotFoundError: no checkpoint there. ValueError: it is of another network; names what differs.
@@ -258,9 +292,18 @@ def init_from(path, variables: dict, constants=()) -> dict:
     wanted = {name: variables.get(name, {}) for name in loaded}
     if loaded["params"].keys() == {"encoder"}:
         wanted = {name: {"encoder": part["encoder"]} if "encoder" in part else {} for name, part in wanted.items()}
-    _check_same_network(path, loaded, wanted)
+    loaded, wanted = (_without(tree, skip) for tree in (loaded, wanted))
+    _check_same_network(path, loaded, wanted, advice)
     new = jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), wanted, loaded)
-    return variables | {name: variables.get(name, {}) | part for name, part in new.items()}
+    flat = traverse_util.flatten_dict(variables) | traverse_util.flatten_dict(new)
+    return variables | traverse_util.unflatten_dict(flat)
+
+
+def _without(tree: dict, skip) -> dict:
+    """Nested variables without the arrays that are skipped."""
+    flat = traverse_util.flatten_dict(tree)
+    kept = traverse_util.unflatten_dict({key: leaf for key, leaf in flat.items() if not skip("/".join(key[1:]))})
+    return dict.fromkeys(tree, {}) | kept
 
 
 def _read_variables(workdir: pathlib.Path, which) -> dict:
@@ -387,8 +430,8 @@ def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
     )
 
 
-def _check_same_network(where, found, wanted) -> None:
-    """Raises ValueError where the arrays of two trees differ by path or shape."""
+def _check_same_network(where, found, wanted, advice=lambda differing: "") -> None:
+    """Raises ValueError where the arrays of two trees differ by path or shape; see `init_from` for `advice`."""
 
     def shapes(tree) -> dict:
         leaves = jax.tree_util.tree_leaves_with_path(dict(tree))
@@ -401,5 +444,8 @@ def _check_same_network(where, found, wanted) -> None:
         more = f"\n  and {len(paths) - 10} more" if len(paths) > 10 else ""
         raise _Unsuitable(
             f"checkpoint {where} is of another network than config.model describes; {len(paths)} arrays differ.\n"
-            "Array: in the checkpoint -> in the network\n  " + "\n  ".join(shown) + more
+            "Array: in the checkpoint -> in the network\n  "
+            + "\n  ".join(shown)
+            + more
+            + advice([path.partition("/")[2] for path in paths])
         )

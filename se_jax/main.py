@@ -1,6 +1,7 @@
 """Trains and evaluates a network as a config file says.
 
 python -m se_jax.main --config=configs/camvid_aspp.py --workdir=DIR [--config.a.b=value]
+python -m se_jax.main --workdir=DIR        goes on with the run there
 """
 
 import sys
@@ -40,4 +41,4 @@ if __name__ == "__main__":
     cli.define_config()
     flags.DEFINE_string("workdir", None, "Directory for checkpoints, logs and results; a run there is resumed.")
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=cli.parse)
+    app.run(main, flags_parser=cli.parse_to_go_on)

@@ -1,6 +1,7 @@
 import functools
 import json
 import pathlib
+import shlex
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from se_jax import checkpoints, parallel
+from se_jax.config import options
 from se_jax.training import state
 
 TX = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(lambda step: 0.1, momentum=0.9))
@@ -172,6 +174,29 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
         checkpoints.check_config(tmp_path, other)
     assert "num_steps: 3 -> 4" in str(error.value)
     assert "data.crop: [4, 6] -> [4, 8]" in str(error.value)
+
+
+def test_a_longer_schedule_is_refused_with_the_command_that_does_it(tmp_path):
+    """The command is that of another run, which starts from this one's weights, with the same other changes."""
+    config = options.get_config()
+    config.init_from, config.init_skip = "before", "classifier"
+    checkpoints.write_config(tmp_path, config)
+    other = config.copy_and_resolve_references()
+    other.num_steps, other.data.crop = 5000, (64, 96)
+    with pytest.raises(checkpoints.ConfigMismatch) as error:
+        checkpoints.check_config(tmp_path, other)
+    command = str(error.value).splitlines()[-1]
+    _, _, module, *arguments = shlex.split(command)
+    assert module == "se_jax.main"
+    given = dict(argument.split("=", 1) for argument in arguments)
+    assert given == {
+        "--config": f"{tmp_path}/config.json",
+        "--config.num_steps": "5000",
+        "--config.data.crop": "(64, 96)",
+        "--config.init_from": str(tmp_path),
+        "--config.init_skip": "",
+        "--workdir": f"{tmp_path}_longer",
+    }
 
 
 def test_what_changes_no_result_may_differ(tmp_path):

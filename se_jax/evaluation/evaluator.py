@@ -17,6 +17,7 @@ import numpy as np
 from absl import logging
 
 from se_jax import parallel, run
+from se_jax.config.check import check
 from se_jax.evaluation import inference
 from se_jax.evaluation.metrics import ConfusionMatrix, Metric
 from se_jax.evaluation.protocol import protocol
@@ -122,6 +123,7 @@ def evaluate(
     Raises:
       ValueError: an option of the protocol cannot be, or the data set has another number of classes than the network.
     """
+    check(config, "eval")
     if model.num_classes != labels.num_classes:
         raise ValueError(f"the network has {model.num_classes} classes, but the data set has {labels.num_classes}")
     mesh = parallel.make_mesh() if mesh is None else mesh
@@ -240,6 +242,7 @@ def evaluate_run(config, variables, workdir, checkpoint: str, metrics: Sequence[
     from se_jax.models import build
     from se_jax.report import pages
 
+    check(config)
     mesh, workdir = parallel.make_mesh(config), pathlib.Path(workdir)
     data, model, how = data_pipelines.build(config.data), build(config.model), protocol(config.eval)
     metrics = tuple(metrics) or default_metrics(data.labels, data.val)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from se_jax import checkpoints, run
+from se_jax.config.check import check
 from se_jax.equalizer.fold import can_fold, fold, fold_weights
 from se_jax.evaluation import inference
 from se_jax.evaluation.protocol import protocol
@@ -28,6 +29,7 @@ class Predictor:
     """
 
     def __init__(self, config, variables, names, palette):
+        check(config)
         self.config, self.names = config, tuple(names)
         self.palette = np.asarray(palette, np.uint8)
         model = build(config.model)

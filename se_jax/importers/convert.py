@@ -14,7 +14,6 @@ from se_jax.models import Segmenter
 
 # our part of a whole network -> mmsegmentation's prefix
 PREFIXES = {"encoder": "backbone.", "decoder": "decode_head.", "auxiliary": "auxiliary_head."}
-CLASSIFIER = "conv_seg"
 # Tensors of any checkpoint that have no counterpart.
 SKIPPED = {
     r"(.*\.)?num_batches_tracked": "BatchNorm's step counter; our momentum is fixed",
@@ -70,7 +69,7 @@ def match(
     variables: dict,
     layout: str = "auto",
     *,
-    skip_classifier: bool = False,
+    skip=lambda array: False,
     bgr: bool = False,
 ) -> Imported:
     """Fits a PyTorch checkpoint into a network.
@@ -84,7 +83,8 @@ def match(
         to keep its initial value. Collections that checkpoints do not hold ('equalizer') are passed on.
       layout: whose names: 'mmseg', 'timm', 'torchvision', 'official' (the authors' own repository), or 'auto', which
         takes the one that finds most tensors.
-      skip_classifier: keep the initial classifiers, for a checkpoint of other classes.
+      skip: says of an array, by a path such as 'decoder/conv_seg/kernel', whether it keeps its initial value; see
+        `se_jax.importers.skip.Skip`.
       bgr: the checkpoint's network saw blue, green, red; its first kernel is turned round.
 
     Raises:
@@ -103,9 +103,9 @@ def match(
             kept.append(path)  # a head beside an encoder's checkpoint
         elif place is None:
             problems.append(f"no rule of layout {layout} knows {path} {tuple(initial.shape)}")
-        elif skip_classifier and CLASSIFIER in key:
+        elif skip("/".join(key[1:])):
             kept.append(path)
-            skipped |= {name: "classifier, as asked" for name in place.tensors if name in state_dict}
+            skipped |= {name: "left out, as asked" for name in place.tensors if name in state_dict}
         elif missing := [name for name in place.tensors if name not in state_dict]:
             if place.optional and len(missing) == len(place.tensors):
                 kept.append(path)
@@ -125,7 +125,7 @@ def match(
     without_value = [path for path in kept if isinstance(_get(variables, path), jax.ShapeDtypeStruct)]
     problems += [f"no tensor for {path}, and no initial value was given" for path in without_value]
     if problems:
-        raise ValueError(_message(problems, layout))
+        raise ValueError(_message(problems, layout, model))
     values = {
         key: np.ascontiguousarray(place.leaf.to_ours(*tensors).astype(wanted[key].dtype))
         for key, (place, tensors) in filled.items()
@@ -140,16 +140,17 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
     Step counters and derived buffers, which hold nothing trained, are left out.
 
     Raises:
-      ValueError: the layout does not know a variable; equalizers, also folded ones, have no counterpart in PyTorch.
+      ValueError: the layout does not know a variable, such as the statistics of explicit equalizers: they are folded
+        first, and their border term is then written as a tensor `tap_bias` [out, kh, kw] of its convolution.
     """
     tensors = {}
     places = _places(_parts(model, None), layout, variables)
     for key, array in _flat(variables).items():
         if key not in places:
             raise ValueError(
-                f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}; only networks without scale "
-                "equalizers can be written for PyTorch"
-                if key[0] == "equalizer" or key[-1] == "tap_bias"
+                f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}; fold scale equalizers first "
+                "(se_jax.fold)"
+                if key[0] == "equalizer"
                 else f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}"
             )
         place = places[key]
@@ -268,9 +269,11 @@ def _shape_problems(place: Place, tensors: list, shape: tuple[int, ...]) -> list
     ]
 
 
-def _message(problems: list[str], layout: str) -> str:
-    classifier = any(f"{CLASSIFIER}." in problem and "in this network" in problem for problem in problems)
-    hint = "; skip_classifier keeps the initial classifier, for a checkpoint of other classes" if classifier else ""
+def _message(problems: list[str], layout: str, model) -> str:
+    heads = (getattr(model, "decoder", None), getattr(model, "auxiliary", None))
+    names = {name for head in heads for name in getattr(head, "classifier", ())}
+    classifier = any(f".{name}." in problem and "in this network" in problem for problem in problems for name in names)
+    hint = "; --config.init_skip=classifier keeps the initial classifiers, for other classes" if classifier else ""
     shown = problems if len(problems) <= 40 else [*problems[:40], f"and {len(problems) - 40} more"]
     return (
         f"The checkpoint, read as layout {layout}, does not fit the network ({len(problems)} differences; check "

@@ -45,12 +45,12 @@ def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_
       Stopped: SIGTERM or Ctrl-C asked the run to end; its state is saved.
     """
     # ---- Devices ----
-    data_pipelines.check_config(config.data)  # before a device is touched
+    start.check(config)  # before a device is touched
     saved = functools.partial(checkpoints.last_good, workdir)
     with multihost.joined(config.multihost, config.multihost_timeout, saved), contextlib.ExitStack() as stack:
         lead = jax.process_index() == 0  # the one process that writes
         mesh = parallel.make_mesh(config)
-        start.check(config, mesh)
+        start.check_devices(config, mesh)
         workdir = run.make(workdir)
         stack.enter_context(run.full_disk_told(workdir, saved))
         if lead:
