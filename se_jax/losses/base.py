@@ -35,8 +35,10 @@ class Loss(abc.ABC):
 
         Args:
           outputs: of the network. constants: its collections that training does not change.
-          batch: as of `normalizer`, or a part of it. normalizer: what that method gave for the whole batch.
-          key: a random key, a function of seed, step and part.
+          batch: as of `normalizer`, or a part of it, and place int32 [b]: of each image in the whole batch.
+          normalizer: what that method gave for the whole batch.
+          key: a random key, a function of seed and step. What is drawn for an image should be drawn from
+            `jax.random.fold_in(key, place)`: then it does not depend on how a batch is split.
         """
 
 
