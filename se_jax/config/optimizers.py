@@ -9,12 +9,14 @@ def sgd(**changes) -> dict:
         "name": "sgd",  # or adamw
         "learning_rate": 0.01,
         "min_learning_rate": 1e-4,  # reached at the last step
-        "schedule": "poly",  # a polynomial decay, or 'cosine'
-        "power": 0.9,  # of the polynomial decay
+        # a polynomial decay; 'poly_open', which reaches the minimum one step after the last; or 'cosine'
+        "schedule": "poly",
+        "power": 0.9,  # of the polynomial decays
         "warmup_steps": 0,
         "momentum": 0.9,  # sgd only
         "nesterov": False,  # sgd only
         "weight_decay": 5e-4,
+        "clip_norm": 0.0,  # largest L2 norm of all gradients together, to which longer ones are cut; 0: none is
         # (pattern found in the parameter's path, multiplier), the first found counts; see se_jax/training/optimizers.py
         "rate_multipliers": (),
         "decay_multipliers": (),

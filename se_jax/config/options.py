@@ -29,7 +29,8 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizers.sgd()
     config.loss = {
-        # of the decoder; 'codes' is the L2 loss of decoder 'dupsampling', to be followed by a run that starts from this
+        # of the decoder; 'codes' is the L2 loss of decoder 'dupsampling', to be followed by a run that starts from this;
+        # 'masks' is that of decoders with queries, 'mask2former' and 'vw_mask2former'
         "name": "cross_entropy",
         "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
         "auxiliary_weight": 0.4,
@@ -38,6 +39,13 @@ def get_config() -> ConfigDict:
         "ohem": {
             "min_kept": 0,  # an image, over the whole batch, e.g. 100000; 0: every pixel counts
             "threshold": config_dict.placeholder(float),  # and all whose probability is below this, e.g. 0.7
+        },
+        # 'masks' only
+        "masks": {
+            # classes of an image that are learned, the first ones by their ids; None: all, or as many as queries
+            "targets": config_dict.placeholder(int),
+            "points": 112 * 112,  # at which a mask is compared
+            "no_object": 0.1,  # weight of a query that is matched with no class
         },
     }
     config.calibration = {

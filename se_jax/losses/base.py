@@ -29,6 +29,10 @@ class Loss(abc.ABC):
         """
         return labelled_pixels(batch["label"])
 
+    def reports(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """{name: number} of the whole batch to be told beside the terms, e.g. what the loss leaves out of it."""
+        return {}
+
     @abc.abstractmethod
     def __call__(self, outputs, constants, batch, normalizer, key) -> dict[str, Any]:
         """{name: weighted term}, float32 scalars. Over the parts of a batch terms are summed.
