@@ -9,8 +9,8 @@ def of_rank(values, rank, *, where=None, axis=None):
     """The value of 0-based rank `rank`, from the lowest, of float32 values none of which is negative.
 
     Args:
-      where: booleans like `values`, which of them count; 0 is found where none does. axis: of the values that are
-        ranked; by default all of them together.
+      where: booleans like `values`, which of them are ranked; all by default. What is found where there is no such
+        rank, means nothing. axis: of the values that are ranked among each other; by default all of them together.
 
     Returns:
       A scalar, or `values` with `axis` reduced to 1.
