@@ -29,8 +29,8 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizers.sgd()
     config.loss = {
-        # of the decoder; 'codes' is the L2 loss of decoder 'dupsampling', to be followed by a run that starts from this;
-        # 'masks' is that of decoders with queries, 'mask2former' and 'vw_mask2former'
+        # of the decoder; 'masks' for decoders with queries ('mask2former', 'vw_mask2former'); 'codes' is the L2 loss of
+        # decoder 'dupsampling', to be followed by a run that starts from this
         "name": "cross_entropy",
         "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
         "auxiliary_weight": 0.4,
@@ -86,13 +86,19 @@ def data() -> dict:
         "cache": False,  # keep decoded training images: 4 bytes a pixel, in half of the free memory at most
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to first; None: their own size
         "ratio_range": (0.5, 2.0),  # then resized by a random ratio
+        # instead: to a shorter side that is drawn from these, the longer one being at most longest_side; detectron2's
+        "short_sides": (),
+        "longest_side": config_dict.placeholder(int),
+        "antialias": False,  # images are shrunk by PIL's filter, as in detectron2; False: as by OpenCV
         "crop": (96, 128),  # (height, width)
         "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it; 1: never
         "flip": 0.5,  # probability
         "photometric": True,  # random brightness, contrast, saturation and hue
+        "hue": (-18, 17),  # of which turns, in steps of two degrees; (-18, 18) in detectron2
         # black fills a small crop up before normalisation, as in mmsegmentation's recipes of PASCAL VOC and Context;
         # False: zeros do after it, as elsewhere
         "black_padding": False,
+        "padding": config_dict.placeholder(int),  # likewise another grey, of 0 to 255; detectron2's recipes take 128
         # of files
         # the data set as published, its shards (data_dir of data_pipelines.prepare; they count first), or that of
         # 'folder'; nothing is written into it

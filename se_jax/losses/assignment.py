@@ -1,8 +1,8 @@
 """Linear assignment on the device: which query takes which target, at the least sum of costs.
 
 Shortest augmenting paths (Crouse, On implementing 2D rectangular assignment algorithms, 2016, which scipy's
-`linear_sum_assignment` follows too) with all queries of a problem, and all problems, as one vector: a step relaxes every
-column at once. The loop over the targets ends at the real ones, so that padding costs nothing.
+`linear_sum_assignment` follows too) with all queries of a problem, and all problems, as one vector: a step looks at
+every query at once. The loop over the targets ends at the real ones, so that padding costs nothing.
 """
 
 import functools

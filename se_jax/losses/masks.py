@@ -26,7 +26,7 @@ EXACT = lax.Precision.HIGHEST  # float32 products on accelerators too
 
 
 class Targets(NamedTuple):
-    """The classes of images: ids int32 [b, m], ascending, then -1; count int32 [b], the real ones; dropped, the rest."""
+    """Classes of images: ids int32 [b, m], ascending, then -1; count [b], how many; dropped [b], how many more."""
 
     ids: Any
     count: Any

@@ -42,7 +42,7 @@ def poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=1e-4, warmu
 
 
 def open_poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=0.0, warmup_steps=0, warmup_factor=1e-6):
-    """The same with T in the place of T - 1: the last step's rate is still above `minimum`. detectron2's, of DeepLab."""
+    """The same with T in the place of T - 1, so that the last step is still above `minimum`: that of detectron2."""
     return _schedule(lambda left: left**power, base, num_steps, minimum, warmup_steps, warmup_factor)
 
 

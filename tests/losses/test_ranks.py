@@ -25,4 +25,3 @@ def test_a_rank_among_some_of_the_values():
     there = np.array([[True, False, True], [True, True, False]])
     assert [of_rank(values, rank, where=there) for rank in range(4)] == [1, 3, 7, 9]
     np.testing.assert_array_equal(of_rank(values, 1, axis=-1), [[3], [2]])
-    assert of_rank(values, 0, where=np.zeros_like(there)) == 0
