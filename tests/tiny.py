@@ -14,6 +14,7 @@ from se_jax.models import (
     ESegHead,
     FCNHead,
     HRNet,
+    Mask2FormerHead,
     MixVisionTransformer,
     MobileNetV2,
     PSPHead,
@@ -25,6 +26,7 @@ from se_jax.models import (
     Twins,
     UPerHead,
     VWFormerHead,
+    VWMask2FormerHead,
     Xception,
 )
 

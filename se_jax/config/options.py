@@ -166,6 +166,7 @@ def encoder(name: str, **changes) -> dict:
             "heads": sizes(),
             "window": whole(),  # 7, or 12 for weights trained at 384 x 384
             "drop_path": share(),
+            "mlp_ratio": 4,
         },
         "twins": {"variant": "svt_small", "widths": sizes(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
         # outputs: maps for the heads, also efb2u1c2, mfb1u16c3, ...
@@ -176,6 +177,19 @@ def encoder(name: str, **changes) -> dict:
 
 def decoder(name: str, **changes) -> dict:
     """config.model.decoder: mmsegmentation's standard form of a head, for an encoder of output stride 8; ESeg-S's."""
+    mask2former = {
+        "channels": 256,
+        "mask_channels": config_dict.placeholder(int),  # None: as many
+        "queries": 100,
+        "layers": 9,  # of the queries' decoder
+        "heads": 8,
+        "hidden": 2048,  # channels of its feed-forward networks
+        "pixel_layers": 6,  # of deformable attention
+        "pixel_heads": 8,
+        "pixel_points": 4,  # a head and level
+        "pixel_hidden": 1024,
+        "dropout": 0.0,
+    }
     heads = {
         "aspp": {"dilations": (1, 12, 24, 36)},
         "eseg": {
@@ -198,6 +212,7 @@ def decoder(name: str, **changes) -> dict:
             "dilations": (1, 6, 12, 18),
         },
         "fcn": {"num_convs": 2, "kernel_size": 3, "concat_input": True, "resize_concat": False},
+        "mask2former": mask2former,
         "psp": {"pool_scales": (1, 2, 3, 6)},
         "segformer": {"channels": 256},
         # dense: plain instead of separable convolutions behind the concatenation with c1
@@ -209,6 +224,7 @@ def decoder(name: str, **changes) -> dict:
             "dense": False,
         },
         "uper": {"pool_scales": (1, 2, 3, 6)},
+        "vw_mask2former": mask2former | {"variant": "a", "vw_channels": 512, "vw_heads": 16, "low_channels": 48},
         "vwformer": {
             "variant": "ade",  # or cityscapes, light; an option that is None keeps the variant's own
             "channels": config_dict.placeholder(int),

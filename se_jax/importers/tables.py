@@ -1,6 +1,18 @@
 """Which layouts each family of networks can be read from and written to."""
 
-from se_jax.importers import convnext, efficientnet, heads, hrnet, mit, mobilenetv2, resnet, swin, twins, xception
+from se_jax.importers import (
+    convnext,
+    efficientnet,
+    heads,
+    hrnet,
+    mask2former,
+    mit,
+    mobilenetv2,
+    resnet,
+    swin,
+    twins,
+    xception,
+)
 from se_jax.importers.rules import Table
 from se_jax.models import decoders, encoders
 
@@ -26,6 +38,9 @@ ENCODERS = {
     encoders.Xception: {"timm": xception.timm},
 }
 HEADS = tuple(getattr(decoders, name) for name in decoders.__all__)
+# those of the heads that are not in mmsegmentation alone
+LAYOUTS = {decoders.Mask2FormerHead: {"mmseg": mask2former.mmseg}}
+LAYOUTS[decoders.VWMask2FormerHead] = LAYOUTS[decoders.Mask2FormerHead]
 
 
 def tables_of(module) -> dict[str, Table]:
@@ -34,6 +49,8 @@ def tables_of(module) -> dict[str, Table]:
     Raises:
       TypeError: for a module of neither kind.
     """
+    if type(module) in LAYOUTS:
+        return {layout: make(module) for layout, make in LAYOUTS[type(module)].items()}
     if isinstance(module, HEADS):
         return {"mmseg": heads.mmseg(module)}
     if type(module) not in ENCODERS:

@@ -23,6 +23,14 @@ Dtype = Any
 # mmcv's Kaiming normal with fan_out: std sqrt(2 / (out * kh * kw)); also for a depthwise kernel fan_out is all outputs.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 classifier_normal = nn.initializers.normal(0.01)
+# torch's default of a convolution's or linear layer's weight
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias(fan_in: int) -> Callable:
+    """torch's default of the bias of a layer with that many inputs to each output: uniform, as its weight."""
+    limit = fan_in**-0.5
+    return lambda key, shape: jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 
 
 PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
@@ -155,6 +163,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     tap_bias: bool = False
     kernel_init: Callable = kaiming_normal
+    bias_init: Callable = nn.initializers.zeros
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -165,7 +174,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*taps, x.shape[-1] // self.groups, self.features))
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), groups=self.groups, **geometry)
         if self.use_bias:
-            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype))
+            y = add_bias(y, self.param("bias", self.bias_init, (self.features,)).astype(self.dtype))
         if self.tap_bias:
             bias = self.param("tap_bias", nn.initializers.zeros, (*taps, self.features))
             y = y + tap_bias_map(bias, x.shape[1:3], **geometry).astype(self.dtype)
@@ -222,11 +231,20 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's GroupNorm of 32 groups: [b, h, w, c] -> [b, h, w, c], in float32; c is a multiple of 32."""
+
+    num_groups: int | None = 32
+    epsilon: float = 1e-5
+    use_fast_variance: bool = False
+
+
 class ConvBlock(nn.Module):
-    """Convolution without bias, BatchNorm, activation: mmcv's ConvModule. [b, h, w, c] -> [b, h', w', features].
+    """Convolution, normalisation, activation: mmcv's ConvModule. [b, h, w, c] -> [b, h', w', features].
 
     Attributes:
-      padding: as Conv's. epsilon, momentum, scale_init: as BatchNorm's.
+      padding, use_bias, kernel_init, bias_init: as Conv's. epsilon, momentum, scale_init: as BatchNorm's.
+      norm: 'batch', 'group' (32 groups), or 'none': the convolution alone, for a norm and activation of the caller's.
     """
 
     features: int
@@ -236,6 +254,10 @@ class ConvBlock(nn.Module):
     dilation: int = 1
     groups: int = 1
     activation: Callable | None = nn.relu
+    norm: str = "batch"
+    use_bias: bool = False
+    kernel_init: Callable = kaiming_normal
+    bias_init: Callable = nn.initializers.zeros
     tap_bias: bool = False
     dtype: Dtype = jnp.float32
     epsilon: float = 1e-5
@@ -251,12 +273,19 @@ class ConvBlock(nn.Module):
             padding=self.padding,
             dilation=self.dilation,
             groups=self.groups,
+            use_bias=self.use_bias,
             tap_bias=self.tap_bias,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
             dtype=self.dtype,
             name="conv",
         )(x)
-        norm = BatchNorm(self.epsilon, self.momentum, self.scale_init, dtype=self.dtype, name="bn")
-        x = norm(x, train)
+        if self.norm == "batch":
+            x = BatchNorm(self.epsilon, self.momentum, self.scale_init, dtype=self.dtype, name="bn")(x, train)
+        elif self.norm == "group":
+            x = GroupNorm(dtype=self.dtype, name="gn")(x)
+        else:
+            return x
         return x if self.activation is None else self.activation(x)
 
 
