@@ -64,7 +64,7 @@ def _assign(cost, count):
                 target=target,
                 end=jnp.int32(-1),
                 length=jnp.float32(0),
-                lengths=jnp.full(queries, jnp.inf),
+                lengths=jnp.full(queries, jnp.inf, jnp.float32),
                 before=jnp.zeros(queries, jnp.int32),
                 settled=jnp.zeros(queries, bool),
             ),
@@ -77,7 +77,7 @@ def _assign(cost, count):
         return target + 1, u, v, query_of, target_of
 
     empty = jnp.full(targets, -1, jnp.int32), jnp.full(queries, -1, jnp.int32)
-    start = jnp.int32(0), jnp.zeros(targets), jnp.zeros(queries), *empty
+    start = jnp.int32(0), jnp.zeros(targets, jnp.float32), jnp.zeros(queries, jnp.float32), *empty
     return lax.while_loop(lambda state: state[0] < count, place, start)[3]
 
 

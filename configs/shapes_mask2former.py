@@ -1,0 +1,12 @@
+"""Generated shapes, small ResNet-18 of output stride 32, Mask2Former of 64 channels and 20 queries.
+
+python -m se_jax.main --config=configs/shapes_mask2former.py --workdir=runs/shapes_mask2former
+"""
+
+from se_jax.config import datasets, networks, options
+
+
+def get_config():
+    """The config of this experiment."""
+    config = datasets.shapes(options.decoder("mask2former"), output_stride=32)
+    return networks.small_mask2former(config)
