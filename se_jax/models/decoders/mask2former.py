@@ -4,6 +4,7 @@ Source: Cheng et al., Mask2Former, CVPR 2022 (arXiv 2112.01527), as facebookrese
 build it for semantic segmentation.
 """
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -144,6 +145,16 @@ class Mask2FormerHead(Decoder):
         classes = jax.nn.softmax(outputs["class_logits"][-1].astype(jnp.float32))[..., :-1]
         masks = jnp.einsum("bqc,bhwc->bhwq", outputs["mask_embeddings"][-1], outputs["mask_features"])
         return mask_scores(classes, masks, size, self.align_corners)
+
+    def segments(self, outputs, size, most):
+        """The queries of the last prediction whose class is the surest."""
+        classes = jax.nn.softmax(outputs["class_logits"][-1].astype(jnp.float32))[..., :-1]
+        scores, queries = lax.top_k(jnp.max(classes, axis=-1), min(most, classes.shape[1]))
+        of_query = functools.partial(jnp.take_along_axis, axis=1)
+        embeddings = of_query(outputs["mask_embeddings"][-1], queries[..., None])
+        masks = jnp.einsum("bqc,bhwc->bhwq", embeddings, outputs["mask_features"])
+        masks = jax.nn.sigmoid(jnp.moveaxis(resize(masks, size, self.align_corners), -1, 1))
+        return {"class_id": of_query(jnp.argmax(classes, axis=-1), queries), "score": scores, "mask": masks}
 
     def probabilities(self, scores):
         """Scores of views are averaged as they are."""
