@@ -57,7 +57,7 @@ class SetLoss(Loss):
         how many were left out is told as 'classes_dropped', a number a batch.
       points: at which masks are compared.
       no_object: weight of a query that is matched with no class.
-      together: masks that are computed at once; groups in which no image has any are skipped.
+      together: most masks of an image that are computed at once; groups in which no image has any are skipped.
 
     Raises:
       ValueError: there are more targets than queries.
@@ -164,15 +164,16 @@ class SetLoss(Loss):
         """
         predictions, images, most = queries.shape
         groups = -(-most // self.together)
-        end = groups * self.together - most
+        together = -(-most // groups)
+        end = groups * together - most
         matched = jnp.take_along_axis(outputs["mask_embeddings"], queries[..., None].clip(0), axis=2)
         matched = jnp.pad(matched, ((0, 0), (0, 0), (0, end), (0, 0)))
-        matched = matched.reshape(predictions, images, groups, self.together, -1).swapaxes(1, 2)
-        ids = jnp.pad(ids, ((0, 0), (0, end)), constant_values=-1).reshape(images, groups, self.together)
+        matched = matched.reshape(predictions, images, groups, together, -1).swapaxes(1, 2)
+        ids = jnp.pad(ids, ((0, 0), (0, end)), constant_values=-1).reshape(images, groups, together)
 
         @jax.checkpoint
         def losses(embeddings, prediction, group):
-            slots = group * self.together + jnp.arange(self.together)
+            slots = group * together + jnp.arange(together)
             maps, wanted = _masks(embeddings, outputs["mask_features"]), ids[:, group]
             points = uncertain_points(lax.stop_gradient(maps), *self.candidate_points(keys, prediction, slots))
             both = point_losses(sample(maps, points), sample_classes(label, points, wanted))

@@ -138,8 +138,8 @@ def test_names_are_escaped_wherever_they_stand(workdir, tmp_path):
     runs, path = {nasty: workdir, "other": workdir}, tmp_path / "page.html"
     page = Page(pages.write_comparison(runs, path, title=nasty, note=nasty).read_text())
     assert "script" not in page.tags and all(address.startswith("data:image/") for address in page.addresses)
-    # title, headline, note; tile, mode in two tiles; key, class; site and branch in chart and table; set-up
-    assert page.texts.count(nasty) == 3 + 3 + 2 + 4 + 5
+    # title, headline, note; tile, mode in two tiles; key, class; site and branch in chart and table; masks; set-up
+    assert page.texts.count(nasty) == 3 + 3 + 2 + 4 + 1 + 5
 
 
 def test_a_value_that_a_template_lacks_is_an_error():
