@@ -9,4 +9,7 @@ from se_jax.config import datasets, networks, options
 def get_config():
     """The config of this experiment."""
     config = datasets.shapes(options.decoder("mask2former"), output_stride=32)
-    return networks.small_mask2former(config)
+    config = networks.small_mask2former(config)
+    config.num_steps = 1200
+    config.eval.every_steps = config.checkpoint.every_steps = 400
+    return config

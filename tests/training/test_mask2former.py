@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +10,15 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from se_jax import losses, parallel
 from se_jax.config import optimizers as recipes
+from se_jax.config import options
 from se_jax.importers import convert, import_weights
 from se_jax.losses.assignment import assign
 from se_jax.losses.masks import targets
-from se_jax.models import Segmenter
-from se_jax.training import optimizers
+from se_jax.models import Mask2FormerHead, Segmenter
+from se_jax.training import optimizers, state
+from se_jax.training.step import make_train_step
 from tests.conftest import assert_close_to_reference
 from tests.losses.test_masks import by_target, given_points
 from tests.models.test_mask2former import make_encoder, make_head, nhwc
@@ -110,3 +114,46 @@ def test_every_parameter_has_the_references_rate_and_decay(case, model, template
     assert found[0].keys() == groups.keys()
     for name, (rate, decay) in groups.items():
         np.testing.assert_allclose([1e-4 * found[0][name], found[1][name]], [rate, decay], rtol=1e-5, err_msg=name)
+
+
+# ---- A step of the trainer ----
+
+
+class Pyramid(nn.Module):
+    """Images -> four maps of 8 channels, of strides 4 to 32: means of pixels, projected."""
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        means = (nn.avg_pool(images, (stride, stride), (stride, stride)) for stride in (4, 8, 16, 32))
+        return tuple(nn.Dense(8)(x) for x in means)
+
+
+def test_a_step_is_the_same_on_eight_devices_and_in_parts():
+    """150 classes; images smaller than the padding's multiple, one of them without a label, one with 30 classes."""
+    config = options.get_config()
+    head = Mask2FormerHead(150, 32, queries=12, layers=1, hidden=16, pixel_layers=1, pixel_hidden=16)
+    model = Segmenter(Pyramid(), head)
+    config.loss.update(name="masks", masks={"targets": 10, "points": 32, "no_object": 0.1})
+    rng = np.random.default_rng(0)
+    label = np.stack([rng.integers(0, 3 + image, (20, 28)) * 7 % 150 for image in range(16)]).astype(np.uint8)
+    label[2] = 255
+    label[5] = rng.integers(0, 30, (20, 28))
+    batch = {"image": rng.integers(0, 256, (16, 20, 28, 3)).astype(np.uint8), "label": label}
+    batch["size"] = np.tile(np.array([20, 28], np.int32), (16, 1))
+    _, schedule = optimizers.build(config.optimizer, 10)
+    variables = parallel.jit_once(model.init)(jax.random.key(0), jnp.zeros((1, 20, 28, 3)))
+
+    def step(devices, accumulate):
+        config.accumulate = accumulate
+        mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+        begun = jax.device_put(state.create(variables, optax.sgd(1.0)), parallel.replicated(mesh))
+        run = make_train_step(model, optax.sgd(1.0), schedule, config, losses.build(config.loss, model))
+        after, measured = parallel.jit_once(run)(begun, parallel.shard_batch(mesh, batch))
+        gradients = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), begun.params, after.params)
+        return gradients, {name: float(value) for name, value in measured.items() if name != "metrics"}
+
+    (gradients, measured), (others, same) = step(1, 1), step(8, 2)
+    assert measured["classes_dropped"] == sum(max(0, len(set(x[x < 150])) - 10) for x in label)
+    for name, value in measured.items():
+        np.testing.assert_allclose(same[name], value, rtol=1e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), others, gradients)
