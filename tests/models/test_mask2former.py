@@ -82,7 +82,8 @@ def test_samples_of_levels_equal_the_reference(golden, levels):
         y, backward = jax.vjp(lambda *arrays: sample_levels(*arrays, sizes), *arrays)
         return y, *backward(jnp.asarray(cotangent))
 
-    for name, found in zip(("y", "grad_value", "grad_locations", "grad_weights"), run(value, locations, weights)):
+    names = ("y", "grad_value", "grad_locations", "grad_weights")
+    for name, found in zip(names, run(value, locations, weights), strict=True):
         assert_close_to_reference(found, case[f"out/msda/{levels}/{name}"])
 
 
