@@ -45,9 +45,8 @@ def mmseg(head) -> Table:
 def detectron2(head) -> Table:
     """The authors' names, below `sem_seg_head.`."""
     pixel, predictor = "pixel_decoder.", "predictor."
-    cross, itself, ffn = (
-        f"{predictor}transformer_{x}_layers.{{}}." for x in ("cross_attention", "self_attention", "ffn")
-    )
+    kinds = ("cross_attention", "self_attention", "ffn")
+    cross, itself, ffn = (f"{predictor}transformer_{kind}_layers.{{}}." for kind in kinds)
     rules = (
         Rule(pixel + "input_proj.{}.0", _ENCODER + "input_convs_{}/conv", CONV),
         Rule(pixel + "input_proj.{}.1", _ENCODER + "input_convs_{}/gn", LAYER_NORM),

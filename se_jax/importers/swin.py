@@ -1,4 +1,5 @@
-"""Swin by the names of mmsegmentation, timm 1.0, the original repository (and timm before 0.9), torchvision, transformers.
+"""Swin by the names of mmsegmentation, timm 1.0, the original repository (and timm before 0.9), torchvision and
+transformers.
 
 The names of transformers are those inside its Mask2Former.
 """
