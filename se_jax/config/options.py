@@ -158,6 +158,7 @@ def encoder(name: str, **changes) -> dict:
             "width": 64,  # channels of the first stage
             "multi_grid": sizes(),  # dilations of the last stage's blocks, e.g. (1, 2, 4)
             "outputs": ("layer1", "layer2", "layer3", "layer4"),  # maps for the heads, also conv1_3, b1u2c3, ...
+            "frozen_norm": False,  # BatchNorm as in the weights that the run starts from, in training too
         },
         "swin": {
             "variant": "tiny",  # small, base, large

@@ -18,8 +18,21 @@ from se_jax.models import decoders, encoders
 
 # encoder class -> layout -> function: encoder -> its table, or None if the layout has no such network
 ENCODERS = {
-    encoders.ResNet: {"mmseg": resnet.mmseg, "torchvision": resnet.torchvision, "timm": resnet.timm},
-    encoders.Swin: {"mmseg": swin.mmseg, "official": swin.official, "timm": swin.timm, "torchvision": swin.torchvision},
+    encoders.ResNet: {
+        "mmseg": resnet.mmseg,
+        "torchvision": resnet.torchvision,
+        "timm": resnet.timm,
+        "detectron2": resnet.detectron2,
+    },
+    encoders.Swin: {
+        "mmseg": swin.mmseg,
+        "official": swin.official,
+        "timm": swin.timm,
+        "torchvision": swin.torchvision,
+        "detectron2": swin.official,
+        "transformers": swin.transformers,
+        "transformers_modules": swin.transformers_modules,
+    },
     encoders.ConvNeXt: {
         "mmseg": convnext.mmseg,
         "official": convnext.official,
@@ -39,8 +52,16 @@ ENCODERS = {
 }
 HEADS = tuple(getattr(decoders, name) for name in decoders.__all__)
 # those of the heads that are not in mmsegmentation alone
-LAYOUTS = {decoders.Mask2FormerHead: {"mmseg": mask2former.mmseg}}
-LAYOUTS[decoders.VWMask2FormerHead] = LAYOUTS[decoders.Mask2FormerHead]
+QUERIES = {
+    "mmseg": mask2former.mmseg,
+    "detectron2": mask2former.detectron2,
+    "transformers": mask2former.transformers,
+    "transformers_modules": mask2former.transformers,
+}
+LAYOUTS = {
+    decoders.Mask2FormerHead: QUERIES,
+    decoders.VWMask2FormerHead: {name: QUERIES[name] for name in ("mmseg", "detectron2")},
+}
 
 
 def tables_of(module) -> dict[str, Table]:

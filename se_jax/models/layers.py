@@ -195,6 +195,10 @@ class BatchNorm(nn.Module):
     Training normalises with the batch's biased variance, and moves the running average by 0.1 towards the *unbiased*
     one. Running statistics are only written where the caller made `batch_stats` mutable. Statistics are float32.
 
+    Attributes:
+      frozen: the running statistics, which then stay as they are, normalise in training too, and scale and bias get no
+        gradient: for weights to start from, and optimisers that do not decay norms.
+
     Raises:
       ValueError: in training with a single value a channel, whose variance means nothing.
     """
@@ -202,6 +206,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     momentum: float = 0.1
     scale_init: Callable = nn.initializers.ones
+    frozen: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -209,6 +214,8 @@ class BatchNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
+        if self.frozen:
+            train, scale, bias = False, lax.stop_gradient(scale), lax.stop_gradient(bias)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         x = x.astype(jnp.float32)
@@ -244,7 +251,8 @@ class ConvBlock(nn.Module):
 
     Attributes:
       padding, use_bias, kernel_init, bias_init: as Conv's. epsilon, momentum, scale_init: as BatchNorm's.
-      norm: 'batch', 'group' (32 groups), or 'none': the convolution alone, for a norm and activation of the caller's.
+      norm: 'batch', 'frozen' (BatchNorm's), 'group' (32 groups), or 'none': the convolution alone, for a norm and
+        activation of the caller's.
     """
 
     features: int
@@ -280,10 +288,13 @@ class ConvBlock(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        if self.norm == "batch":
-            x = BatchNorm(self.epsilon, self.momentum, self.scale_init, dtype=self.dtype, name="bn")(x, train)
+        if self.norm in ("batch", "frozen"):
+            frozen = self.norm == "frozen"
+            options = {"frozen": frozen, "dtype": self.dtype, "name": "bn"}
+            x = BatchNorm(self.epsilon, self.momentum, self.scale_init, **options)(x, train)
         elif self.norm == "group":
-            x = GroupNorm(dtype=self.dtype, name="gn")(x)
+            norm: Any = GroupNorm(dtype=self.dtype, name="gn")
+            x = norm(x)
         else:
             return x
         return x if self.activation is None else self.activation(x)

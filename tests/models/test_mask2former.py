@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from se_jax.evaluation import inference
+from se_jax.evaluation.protocol import Protocol, View
 from se_jax.importers import import_weights
 from se_jax.models import Mask2FormerHead, ResNet, Segmenter, Swin, VWMask2FormerHead
 from se_jax.models.decoders.mask2former import mask_scores
@@ -15,7 +17,10 @@ from se_jax.models.decoders.vw_mask2former import VaryingWindows
 from se_jax.models.deformable import offset_bias, sample_levels, sine_position
 from se_jax.models.layers import resize
 from se_jax.models.masked_attention import QueryDecoder, open_pixels
+from se_jax.models.segmenter import normalize
+from tests import tiny
 from tests.conftest import assert_close_to_reference
+from tests.evaluation.test_inference import assembled
 
 
 def make_head(config) -> Mask2FormerHead:
@@ -82,7 +87,8 @@ def test_samples_of_levels_equal_the_reference(golden, levels):
         y, backward = jax.vjp(lambda *arrays: sample_levels(*arrays, sizes), *arrays)
         return y, *backward(jnp.asarray(cotangent))
 
-    for name, found in zip(("y", "grad_value", "grad_locations", "grad_weights"), run(value, locations, weights)):
+    names = ("y", "grad_value", "grad_locations", "grad_weights")
+    for name, found in zip(names, run(value, locations, weights), strict=True):
         assert_close_to_reference(found, case[f"out/msda/{levels}/{name}"])
 
 
@@ -202,3 +208,74 @@ def test_varying_windows_equal_the_reference(golden, variant):
         assert_close_to_reference(mask_features, nhwc(expected["mask_features"]))
         for i, memory in enumerate(memories):
             assert_close_to_reference(memory, nhwc(expected[f"level{i}"]))
+
+
+def test_inference_pads_enlarges_sums_and_averages_raw_scores():
+    """Whole images, windows and views, against the same steps written out."""
+    model = tiny.network("mask2former")
+    variables = tiny.init(model, 64)
+    image = np.ascontiguousarray(tiny.images(1, 64)[:, :40, :56])
+
+    @jax.jit
+    def scores(image):
+        padded = jnp.pad(normalize(image), ((0, 0), (0, 64 - image.shape[1]), (0, 64 - image.shape[2]), (0, 0)))
+        outputs = model.apply(variables, padded)
+        masks = jnp.einsum("bqc,bhwc->bhwq", outputs["mask_embeddings"][-1], outputs["mask_features"])
+        classes = jax.nn.softmax(outputs["class_logits"][-1])[..., :-1]
+        found = jnp.einsum("bhwq,bqk->bhwk", jax.nn.sigmoid(resize(masks, (64, 64))), classes)
+        return found[:, : image.shape[1], : image.shape[2]]
+
+    whole = scores(image)
+    programs = inference.build(model, Protocol())
+    assert_close_to_reference(assembled(programs, variables, image), whole)
+    views = [View((40, 56)), View((40, 56), mirrored=True)]
+    both = assembled(programs, variables, image, views=views)
+    assert_close_to_reference(both, whole + scores(image[:, :, ::-1])[:, :, ::-1])  # no softmax
+    windows = inference.build(model, Protocol("slide", (40, 40), (40, 16)))
+    total = np.zeros_like(whole)
+    for start in (0, 16):
+        total[:, :, start : start + 40] += scores(image[:, :, start : start + 40])
+    total[:, :, 16:40] /= 2
+    assert_close_to_reference(assembled(windows, variables, image), total)
+
+
+def test_memory_of_scores_does_not_grow_with_the_queries():
+    """100 masks at 512x1024 would be 200 MiB; the scores of 5 classes are 10."""
+    classes, masks = jnp.zeros((1, 100, 5)), jnp.zeros((1, 128, 256, 100))
+    compiled = jax.jit(mask_scores, static_argnums=2).lower(classes, masks, (512, 1024)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 120 * 2**20
+
+
+def test_crops_that_would_be_padded_are_refused():
+    with pytest.raises(ValueError, match=r"data.crop is \(360, 480\); .* multiples of 32, e.g. \(384, 480\)"):
+        Mask2FormerHead(5).check(32, (360, 480))
+    Mask2FormerHead(5).check(32, (512, 1024))
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "message"),
+    [
+        (Mask2FormerHead, {"channels": 48}, "channels is 48; expected a multiple of 32"),
+        (Mask2FormerHead, {"channels": 64, "heads": 6}, "channels is 64; expected a multiple of 96"),
+        (Mask2FormerHead, {"dropout": 0.1}, "dropout is 0.1; expected 0"),
+        (VWMask2FormerHead, {"variant": "c"}, "variant is 'c'; expected one of a, b"),
+        (VWMask2FormerHead, {"vw_channels": 96}, "vw_channels is 96; expected a multiple of 64"),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(head, options, message):
+    with pytest.raises(ValueError, match=message):
+        head(5, **options)
+
+
+def test_features_that_cannot_be_cut_into_windows_are_refused():
+    head = VWMask2FormerHead(5, channels=32, vw_channels=64, layers=1)
+    with pytest.raises(ValueError, match="expected four of strides 4, 8, 16 and 32, of an image .* multiples of 64"):
+        jax.eval_shape(head.init, jax.random.key(0), [jnp.zeros((1, 24 >> i, 16 >> i, 8)) for i in range(4)])
+
+
+def test_queries_see_their_masks_or_everything():
+    """Logits of 1 and -1 on two pixels; a query that sees nothing, and one that sees all of it."""
+    features = jnp.array([[[1.0], [-1.0]]])
+    allowed = open_pixels(jnp.array([[[1.0], [-1.0]]]), features)
+    np.testing.assert_array_equal(allowed[0], [[True, False], [False, True]])
+    assert open_pixels(jnp.array([[[-1.0]]]), jnp.ones((1, 3, 1))).all()

@@ -64,8 +64,9 @@ class Mask2FormerHead(Decoder):
     """Features, finest first -> a class and a mask of every query, predicted layers + 1 times.
 
     Outputs, float32: 'class_logits' [layers + 1, b, queries, num_classes + 1], the last class being 'no object';
-    'mask_embeddings' [layers + 1, b, queries, mask_channels]; 'mask_features' [b, h / 4, w / 4, mask_channels]. Products
-    of the last two are the masks' logits, which nobody needs all at once. Images are padded to multiples of 32.
+    'mask_embeddings' [layers + 1, b, queries, mask_channels]; 'mask_features' [b, h / 4, w / 4, mask_channels].
+    Products of the last two are the masks' logits, which nobody needs all at once. Images are padded to multiples of
+    32.
 
     Site: 'fpn', where the pixel decoder adds the finest feature to an enlarged one.
 
