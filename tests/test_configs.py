@@ -278,6 +278,7 @@ def test_mask2former_has_the_options_of_its_authors():
         assert (optimizer.schedule, optimizer.power, optimizer.min_learning_rate) == ("poly_open", 0.9, 0.0)
         assert (optimizer.clip_norm, optimizer.warmup_steps, config.model.dtype) == (0.01, 0, "bfloat16")
         assert config.model.encoder.get("window") == (12 if large else None)
+        assert config.model.encoder.get("frozen_norm", False) == (name == "ade20k_mask2former:r50")
         assert losses.build(config.loss, build(config.model))[0].targets == (19 if city else 100)
 
 

@@ -162,7 +162,9 @@ def mask2former(config: ConfigDict, name: str, decoder: str = "mask2former", **h
         window = {"window": 12} if variant in ("base", "large") else {}
         encoder = options.encoder("swin", variant=variant, **window)
     else:
-        encoder = options.encoder("resnet", depth=int(name[1:]), variant="v1b", output_stride=32)
+        frozen = name == "r50" and config.data.name == "ade20k"  # of their CNNs this one only
+        sizes = {"depth": int(name[1:]), "variant": "v1b", "output_stride": 32, "frozen_norm": frozen}
+        encoder = options.encoder("resnet", **sizes)
     return network(config, encoder, options.decoder(decoder, **head), optimizers.adamw_mask2former())
 
 
