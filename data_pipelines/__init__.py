@@ -227,6 +227,17 @@ def check_config(config) -> None:
     require("cat_max_ratio", is_share(config.cat_max_ratio) and config.cat_max_ratio > 0, "a share in (0, 1]")
     if "black_padding" in config:  # not in the configs of older runs
         require("black_padding", isinstance(config.black_padding, bool), "True or False")
+    if config.get("short_sides"):
+        sides = config.short_sides
+        require("short_sides", all(is_whole(side, 1, MOST_CROP) for side in sides), "positive whole numbers, or ()")
+    for option, low, high in (("longest_side", 1, MOST_CROP), ("padding", 0, 255)):
+        given = config.get(option)
+        require(option, given is None or is_whole(given, low, high), f"None or a whole number of {low} to {high:,}")
+    if "hue" in config:
+        turns = is_pair(config.hue, lambda turn: is_whole(turn, -90, 90)) and config.hue[0] <= config.hue[1]
+        require("hue", turns, "two whole numbers (from, to) of -90 to 90")
+    if "antialias" in config:
+        require("antialias", isinstance(config.antialias, bool), "True or False")
     require("flip", is_share(config.flip), "a probability in [0, 1]")
     require("photometric", isinstance(config.photometric, bool), "True or False")
     require("max_pixels", is_whole(config.max_pixels, 1, MOST_PIXELS), f"a whole number of 1 to {MOST_PIXELS:,}")

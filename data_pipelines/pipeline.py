@@ -34,7 +34,7 @@ def train_batches(
 
     Yields:
       'image' uint8 [b, H, W, 3] RGB, 'label' uint8 [b, H, W] of train ids, 'size' int32 [b, 2]: (h, w) of the content,
-      the rest being padding (image 0, label 255) at the bottom and right (config.black_padding: content too);
+      the rest being padding (image 0, label 255) at the bottom and right (config.padding: content too);
       b = config.batch_size / process_count.
 
     Raises (from the iterator): DataError if a file cannot be used and config.on_error is 'stop';
@@ -181,7 +181,13 @@ def augmentation_options(config) -> dict:
         "cat_max_ratio": config.cat_max_ratio,
         "flip": config.flip,
         "photometric": config.photometric,
-        "black_padding": config.get("black_padding", False),  # not in the configs of older runs
+        # not in the configs of older runs
+        "black_padding": config.get("black_padding", False),
+        "short_sides": tuple(config.get("short_sides", ())),
+        "longest_side": config.get("longest_side"),
+        "antialias": config.get("antialias", False),
+        "hue": tuple(config.get("hue", transforms.Augmentation.hue)),
+        "padding": config.get("padding"),
     }
 
 

@@ -1,7 +1,8 @@
 """Random augmentation of one picture as stateless tf ops: the result depends on the picture and the seed alone.
 
 The reference is mmsegmentation 1.2.2 (RandomResize, RandomCrop, RandomFlip, PhotoMetricDistortion), whose images pass
-through OpenCV as uint8. Every step here gives and takes uint8 like it; what differs is said at each function.
+through OpenCV as uint8. Every step here gives and takes uint8 like it; what differs is said at each function. Options
+give detectron2's ways (ResizeShortestEdge, ColorAugSSDTransform), whose images pass through PIL.
 """
 
 import dataclasses
@@ -27,6 +28,16 @@ class Augmentation:
     flip: float = 0.5
     photometric: bool = True
     black_padding: bool = False
+    short_sides: tuple[int, ...] = ()
+    longest_side: int | None = None
+    antialias: bool = False
+    hue: tuple[int, int] = (-18, 17)
+    padding: int | None = None
+
+    @property
+    def fill(self) -> int | None:
+        """The grey of padding that counts as content; None where zeros after normalisation do."""
+        return 0 if self.black_padding and self.padding is None else self.padding
 
 
 def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> dict[str, tf.Tensor]:
@@ -37,7 +48,8 @@ def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmen
 
     Returns:
       'image' uint8 [H, W, 3] (padding 0), 'label' uint8 [H, W] (padding 255), 'size' int32 [2]: (h, w) of the content,
-      what lies outside it being set to zero after normalisation. With black_padding the padding counts as content.
+      what lies outside it being set to zero after normalisation. With `padding`, or black_padding, the padding has that
+      grey and counts as content.
     """
     draws = tf.random.stateless_uniform([_RANDOM_NUMBERS], seed, alg="philox")
     ratio, offsets, mirror, colour = tf.split(draws, [1, 2 * (REDRAWS + 1), 1, 9])
@@ -48,23 +60,41 @@ def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmen
         image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
         label = tf.cond(flip, lambda: tf.reverse(label, [1]), lambda: label)
     if options.photometric:
-        image = photometric_distortion(image, colour)
+        image = photometric_distortion(image, colour, options.hue)
     content = tf.shape(label)
     bottom: Any = options.crop[0] - content[0]
     right: Any = options.crop[1] - content[1]
     return {
-        "image": tf.ensure_shape(tf.pad(image, [[0, bottom], [0, right], [0, 0]]), (*options.crop, 3)),
+        "image": tf.ensure_shape(
+            tf.pad(image, [[0, bottom], [0, right], [0, 0]], constant_values=options.fill or 0), (*options.crop, 3)
+        ),
         "label": tf.ensure_shape(tf.pad(label, [[0, bottom], [0, right]], constant_values=IGNORE), options.crop),
-        "size": tf.constant(options.crop) if options.black_padding else content,
+        "size": content if options.fill is None else tf.constant(options.crop),
     }
 
 
 def random_size(size: tf.Tensor, draw: tf.Tensor, options: Augmentation) -> tf.Tensor:
-    """int32 (h, w) after the random scale: the base (w, h) times a ratio, truncated, then filled keeping the shape."""
+    """int32 (h, w) after the random scale: the base (w, h) times a ratio, truncated, then filled keeping the shape.
+
+    With `short_sides`: one of these is the shorter side, if the longer one then is no longer than `longest_side`.
+    """
+    if options.short_sides:
+        count = len(options.short_sides)
+        place = tf.minimum(tf.cast(draw * count, tf.int32), count - 1)
+        return shortest_side_size(size, tf.gather(tf.constant(options.short_sides), place), options.longest_side)
     low, high = options.ratio_range
     ratio = low + (high - low) * tf.cast(draw, tf.float64)
     base = tf.cast(tf.reverse(size, [0]) if options.scale is None else options.scale, tf.float64)
     return rescaled_size(size, tf.cast(base * ratio, tf.int32))
+
+
+def shortest_side_size(size: tf.Tensor, side: tf.Tensor, longest: int | None) -> tf.Tensor:
+    """int32 (h, w): `size` scaled to a shorter side of `side`, and no longer than `longest`; detectron2's rounding."""
+    size = tf.cast(size, tf.float64)
+    scaled = size * (tf.cast(side, tf.float64) / tf.reduce_min(size))
+    if longest is not None:
+        scaled *= tf.minimum(longest / tf.reduce_max(scaled), 1.0)
+    return tf.maximum(tf.cast(scaled + 0.5, tf.int32), 1)
 
 
 def rescaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
@@ -100,7 +130,8 @@ def random_crop(image, label, size, draws, options: Augmentation) -> tuple[tf.Te
         )
     else:
         corner, label = corners[0], cropped(0)
-    return resize_window_bilinear(image, size, corner, extent), label
+    resize = resize_window_antialiased if options.antialias else resize_window_bilinear
+    return resize(image, size, corner, extent), label
 
 
 def is_varied(label: tf.Tensor, cat_max_ratio: float) -> tf.Tensor:
@@ -136,6 +167,34 @@ def resize_window_bilinear(image: tf.Tensor, size: tf.Tensor, corner: tf.Tensor,
     return tf.cast(tf.clip_by_value(result + 0.5, 0, 255), tf.uint8)
 
 
+def resize_window_antialiased(image: tf.Tensor, size: tf.Tensor, corner: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    """uint8 [extent, 3]: the window at `corner` of `image` scaled to `size` by PIL's bilinear filter.
+
+    Shrunk images are averaged, by a triangle as wide as two pixels of the result. Columns go first, and are rounded, as
+    there; PIL's weights are of fixed point, which is seen in few values, and there in one level.
+    """
+    shape = tf.cast(tf.shape(image)[:2], tf.float64)
+    scale = tf.cast(size, tf.float64) / shape
+    reach = tf.maximum(1 / scale, 1.0)
+    low = tf.maximum(tf.math.floor((tf.cast(corner, tf.float64) + 0.5) / scale - 0.5 - reach), 0)
+    high = tf.minimum(tf.math.ceil((tf.cast(corner + extent, tf.float64) - 0.5) / scale - 0.5 + reach) + 1, shape)
+    rows, columns = tf.unstack(tf.cast(low, tf.int32)), tf.unstack(tf.cast(high, tf.int32))
+    window = image[rows[0] : columns[0], rows[1] : columns[1]]
+    move = low * scale - tf.cast(corner, tf.float64)
+    for axis in (1, 0):
+        only = tf.constant([axis == 0, axis == 1])
+        result = tf.raw_ops.ScaleAndTranslate(
+            images=window[None],
+            size=tf.where(only, extent, tf.shape(window)[:2]),
+            scale=tf.cast(tf.where(only, scale, 1.0), tf.float32),
+            translation=tf.cast(tf.where(only, move, 0.0), tf.float32),
+            kernel_type="triangle",
+            antialias=True,
+        )[0]
+        window = tf.cast(tf.clip_by_value(result + 0.5, 0, 255), tf.uint8)
+    return window
+
+
 def resize_window_nearest(label: tf.Tensor, size: tf.Tensor, corner: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
     """uint8 [extent]: the window at `corner` of `label` scaled to `size` by OpenCV's nearest: floor(x * in / out)."""
     shape = tf.shape(label)
@@ -148,16 +207,18 @@ def resize_window_nearest(label: tf.Tensor, size: tf.Tensor, corner: tf.Tensor, 
     return tf.gather(tf.gather(label, sources(0)), sources(1), axis=1)
 
 
-def photometric_distortion(image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+def photometric_distortion(image: tf.Tensor, draws: tf.Tensor, turns: tuple[int, int] = (-18, 17)) -> tf.Tensor:
     """Brightness, contrast, saturation and hue, each with probability one half; draws: float32 [9] in [0, 1).
 
-    Contrast comes before saturation or after hue, by the toss of a coin. Each step clips and truncates to uint8.
+    The hue turns by a number of steps of two degrees, from the first of `turns` to the last. Contrast comes before
+    saturation or after hue, by the toss of a coin. Each step clips and truncates to uint8.
     """
     order, brightness, contrast, saturation, hue = tf.unstack(draws[:5] < 0.5)
     delta = -32 + 64 * draws[5]
     gain = 0.5 + draws[6]
     vividness = 0.5 + draws[7]
-    turn = tf.cast(tf.floor(36 * draws[8]), tf.int32) - 18
+    first, last = turns
+    turn = tf.cast(tf.floor((last - first + 1) * draws[8]), tf.int32) + first
     image = tf.cond(brightness, lambda: linear(image, 1.0, delta), lambda: image)
     image = tf.cond(contrast & order, lambda: linear(image, gain, 0.0), lambda: image)
     image = tf.cond(saturation, lambda: change_saturation(image, vividness), lambda: image)

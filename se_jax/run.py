@@ -30,6 +30,7 @@ ENVIRONMENT = "environment.json"
 EQUALIZER = "equalizer.json"  # what calibration measured
 METRICS = "metrics.json"  # of the last evaluation
 SAMPLES = "samples.npz"  # pictures of the report
+SEGMENTS = "segments.npz"  # the masks that a prediction is made of, where it is
 REPORT = "report.html"
 CONFUSION, WORST = "confusion.npz", "worst.npz"
 EVALUATION = "evaluation"  # with a suffix: .json, .html, _confusion.npz, _worst.npz

@@ -254,6 +254,34 @@ def test_data_sets_share_their_networks():
             assert network(name) == network(f"{alike}_640"), name
 
 
+MASK2FORMER = ["ade20k_mask2former", "cityscapes_mask2former", "ade20k_vw_mask2former"]
+
+
+def test_mask2former_has_the_options_of_its_authors():
+    sides = {
+        512: (256, 307, 358, 409, 460, 512, 563, 614, 665, 716, 768, 819, 870, 921, 972, 1024),
+        640: tuple(range(320, 1281, 64)),
+        1024: (512, 614, 716, 819, 921, 1024, 1126, 1228, 1331, 1433, 1536, 1638, 1740, 1843, 1945, 2048),
+    }
+    for name in variants(MASK2FORMER):
+        config = get(name)
+        data, large = config.data, name.endswith(("base", "large"))
+        city = data.name == "cityscapes"
+        short = 1024 if city else 640 if large else 512
+        assert data.crop == ((512, 1024) if city else (short, short))
+        assert (data.short_sides, data.longest_side, data.scale) == (sides[short], 4 * short, None)
+        assert config.eval.scale == ((2048, 1024) if city else (4 * short, short))
+        assert (config.num_steps, data.batch_size) == (90_000 if city else 160_000, 16)
+        assert (data.padding, data.hue, data.antialias, data.cat_max_ratio) == (128, (-18, 18), True, 1.0)
+        optimizer = config.optimizer
+        assert (optimizer.name, optimizer.learning_rate, optimizer.weight_decay) == ("adamw", 1e-4, 0.05)
+        assert (optimizer.schedule, optimizer.power, optimizer.min_learning_rate) == ("poly_open", 0.9, 0.0)
+        assert (optimizer.clip_norm, optimizer.warmup_steps, config.model.dtype) == (0.01, 0, "bfloat16")
+        assert config.model.encoder.get("window") == (12 if large else None)
+        assert config.model.encoder.get("frozen_norm", False) == (name == "ade20k_mask2former:r50")
+        assert losses.build(config.loss, build(config.model))[0].targets == (19 if city else 100)
+
+
 def test_output_strides_and_dilations():
     for head in HEADS:
         encoder = get(f"cityscapes_{head}:r101").model.encoder

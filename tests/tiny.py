@@ -14,6 +14,7 @@ from se_jax.models import (
     ESegHead,
     FCNHead,
     HRNet,
+    Mask2FormerHead,
     MixVisionTransformer,
     MobileNetV2,
     PSPHead,
@@ -25,10 +26,13 @@ from se_jax.models import (
     Twins,
     UPerHead,
     VWFormerHead,
+    VWMask2FormerHead,
     Xception,
 )
 
 CLASSES = 5
+QUERIES = {"channels": 32, "mask_channels": 64, "queries": 4, "layers": 1, "heads": 2, "hidden": 8}
+PIXELS = {"pixel_layers": 1, "pixel_heads": 2, "pixel_points": 2, "pixel_hidden": 8}
 # name -> (head, output stride of the encoder); widths and dilations fit maps of 9 x 9 pixels
 HEADS = {
     "aspp": (ASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6)), 8),
@@ -42,6 +46,11 @@ HEADS = {
     "segformer": (SegformerHead(CLASSES, channels=8), 32),
     "uper": (UPerHead(CLASSES, channels=8), 32),
     "vwformer": (VWFormerHead(CLASSES, channels=64, c1_channels=4), 32),
+    "mask2former": (Mask2FormerHead(CLASSES, **QUERIES, **PIXELS), 32),
+    "vw_mask2former": (
+        VWMask2FormerHead(CLASSES, **QUERIES, **PIXELS, variant="b", vw_channels=64, vw_heads=2, low_channels=4),
+        32,
+    ),
     "fcn": (FCNHead(CLASSES, channels=12, num_convs=1, kernel_size=1, concat_input=False, resize_concat=True), 8),
 }
 # every encoder but ResNet, which comes with the heads
@@ -59,7 +68,7 @@ ENCODERS = {
 }
 
 # head -> sides of the images it is tested with, where it cannot take all; the first is trained and calibrated with
-SIDES = {"vwformer": (128, 64)}
+SIDES = {"vwformer": (128, 64), "mask2former": (64, 96), "vw_mask2former": (128, 64)}
 
 
 def sides(name: str) -> tuple[int, int]:
@@ -76,6 +85,14 @@ def network(name: str, mode: str = "none", auxiliary: bool = False, **equalizer)
         encoder = ResNet(18, width=4, output_stride=output_stride)
     extra = FCNHead(CLASSES, channels=4, in_index=2, num_convs=1, concat_input=False) if auxiliary else None
     return Segmenter(encoder, decoder, extra).with_equalizer(mode=mode, **equalizer)
+
+
+def result(outputs):
+    """What tests compare of a network's outputs: the logits or, of queries, the features of their masks.
+
+    What queries predict depends on thresholds: a pixel that falls on the other side changes all that follows.
+    """
+    return outputs["logits" if "logits" in outputs else "mask_features"]
 
 
 def images(batch: int = 2, size: int = 65, seed: int = 0) -> np.ndarray:

@@ -142,3 +142,37 @@ def vwformer(config: ConfigDict, name: str, **head) -> ConfigDict:
     return network(
         config, options.encoder(family, variant=variant, **sizes), options.decoder("vwformer", **head), optimizer
     )
+
+
+def mask2former(config: ConfigDict, name: str, decoder: str = "mask2former", **head) -> ConfigDict:
+    """Mask2Former on 'r50', 'r101' or 'swin_tiny' to 'swin_large', as its authors train it: 160k steps of 16 crops.
+
+    On Cityscapes 90k. Shorter sides are drawn from a half to twice that of evaluation, in sixteen steps.
+    """
+    family, _, variant = name.partition("_")
+    config.num_steps = 90_000 if config.data.name == "cityscapes" else 160_000
+    side = min(config.data.scale)
+    config.data.update(
+        scale=None, short_sides=tuple(side * tenth // 10 for tenth in range(5, 21)), longest_side=4 * side
+    )
+    config.data.update(batch_size=16, cat_max_ratio=1.0, antialias=True, hue=(-18, 18), padding=128)
+    config.eval.every_steps = config.checkpoint.every_steps = 5_000
+    config.loss.name, config.model.auxiliary, config.model.dtype = "masks", None, "bfloat16"
+    if family == "swin":
+        window = {"window": 12} if variant in ("base", "large") else {}
+        encoder = options.encoder("swin", variant=variant, **window)
+    else:
+        frozen = name == "r50" and config.data.name == "ade20k"  # of their CNNs this one only
+        sizes = {"depth": int(name[1:]), "variant": "v1b", "output_stride": 32, "frozen_norm": frozen}
+        encoder = options.encoder("resnet", **sizes)
+    return network(config, encoder, options.decoder(decoder, **head), optimizers.adamw_mask2former())
+
+
+def small_mask2former(config: ConfigDict, decoder: str = "mask2former", **head) -> ConfigDict:
+    """Mask2Former small enough for two CPU cores: 64 channels, 20 queries, 3 + 1 layers. Ours, as is its rate."""
+    sizes = {"channels": 64, "queries": 20, "layers": 3, "heads": 4, "hidden": 256}
+    sizes |= {"pixel_layers": 1, "pixel_heads": 4, "pixel_hidden": 128}
+    config.model.decoder = ConfigDict(options.decoder(decoder, **sizes, **head))
+    config.loss.name, config.loss.masks.points, config.model.auxiliary = "masks", 512, None
+    config.optimizer = ConfigDict(optimizers.adamw_mask2former(learning_rate=2e-3, rate_multipliers=()))
+    return config

@@ -9,12 +9,14 @@ def sgd(**changes) -> dict:
         "name": "sgd",  # or adamw
         "learning_rate": 0.01,
         "min_learning_rate": 1e-4,  # reached at the last step
-        "schedule": "poly",  # a polynomial decay, or 'cosine'
-        "power": 0.9,  # of the polynomial decay
+        # a polynomial decay; 'poly_open', which reaches the minimum one step after the last; or 'cosine'
+        "schedule": "poly",
+        "power": 0.9,  # of the polynomial decays
         "warmup_steps": 0,
         "momentum": 0.9,  # sgd only
         "nesterov": False,  # sgd only
         "weight_decay": 5e-4,
+        "clip_norm": 0.0,  # largest L2 norm of all gradients together, to which longer ones are cut; 0: none is
         # (pattern found in the parameter's path, multiplier), the first found counts; see se_jax/training/optimizers.py
         "rate_multipliers": (),
         "decay_multipliers": (),
@@ -92,3 +94,23 @@ def adamw_swin_layers(**changes) -> dict:
         "decay_multipliers": (("/(scale|bias|tap_bias)$", 0.0),),
     }
     return adamw_swin(**recipe) | changes
+
+
+def adamw_mask2former(**changes) -> dict:
+    """Mask2Former's: a tenth of the rate in the encoder, gradients cut to a norm of 0.01, detectron2's poly schedule.
+
+    No decay on norms, bias tables and the three learned tables of the queries' decoder. Biases are decayed, and so is
+    the pixel decoder's level encoding: there it is no module, which the rule goes by.
+    """
+    learned = "query_decoder/(query_feat|query_embed|level_embed)$"
+    recipe = {
+        "name": "adamw",
+        "learning_rate": 1e-4,
+        "min_learning_rate": 0.0,
+        "schedule": "poly_open",
+        "weight_decay": 0.05,
+        "clip_norm": 0.01,
+        "rate_multipliers": (("^encoder/", 0.1),),
+        "decay_multipliers": ((f"norm|/gn/|/bn|bias_table$|{learned}", 0.0),),
+    }
+    return sgd(**recipe) | changes

@@ -33,7 +33,8 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizers.sgd()
     config.loss = {
-        # of the decoder; 'codes' is the L2 loss of decoder 'dupsampling', to be followed by a run that starts from this
+        # of the decoder; 'masks' for decoders with queries ('mask2former', 'vw_mask2former'); 'codes' is the L2 loss of
+        # decoder 'dupsampling', to be followed by a run that starts from this
         "name": "cross_entropy",
         "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
         "auxiliary_weight": 0.4,
@@ -42,6 +43,13 @@ def get_config() -> ConfigDict:
         "ohem": {
             "min_kept": 0,  # an image, over the whole batch, e.g. 100000; 0: every pixel counts
             "threshold": config_dict.placeholder(float),  # and all whose probability is below this, e.g. 0.7
+        },
+        # 'masks' only
+        "masks": {
+            # classes of an image that are learned, the first ones by their ids; None: all, or as many as queries
+            "targets": config_dict.placeholder(int),
+            "points": 112 * 112,  # at which a mask is compared
+            "no_object": 0.1,  # weight of a query that is matched with no class
         },
     }
     config.calibration = {
@@ -82,13 +90,19 @@ def data() -> dict:
         "cache": False,  # keep decoded training images: 4 bytes a pixel, in half of the free memory at most
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to first; None: their own size
         "ratio_range": (0.5, 2.0),  # then resized by a random ratio
+        # instead: to a shorter side that is drawn from these, the longer one being at most longest_side; detectron2's
+        "short_sides": (),
+        "longest_side": config_dict.placeholder(int),
+        "antialias": False,  # images are shrunk by PIL's filter, as in detectron2; False: as by OpenCV
         "crop": (96, 128),  # (height, width)
         "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it; 1: never
         "flip": 0.5,  # probability
         "photometric": True,  # random brightness, contrast, saturation and hue
+        "hue": (-18, 17),  # of which turns, in steps of two degrees; (-18, 18) in detectron2
         # black fills a small crop up before normalisation, as in mmsegmentation's recipes of PASCAL VOC and Context;
         # False: zeros do after it, as elsewhere
         "black_padding": False,
+        "padding": config_dict.placeholder(int),  # likewise another grey, of 0 to 255; detectron2's recipes take 128
         # of files
         # the data set as published, its shards (data_dir of data_pipelines.prepare; they count first), or that of
         # 'folder'; nothing is written into it
@@ -148,6 +162,7 @@ def encoder(name: str, **changes) -> dict:
             "width": 64,  # channels of the first stage
             "multi_grid": sizes(),  # dilations of the last stage's blocks, e.g. (1, 2, 4)
             "outputs": ("layer1", "layer2", "layer3", "layer4"),  # maps for the heads, also conv1_3, b1u2c3, ...
+            "frozen_norm": False,  # BatchNorm as in the weights that the run starts from, in training too
         },
         "swin": {
             "variant": "tiny",  # small, base, large
@@ -156,6 +171,7 @@ def encoder(name: str, **changes) -> dict:
             "heads": sizes(),
             "window": whole(),  # 7, or 12 for weights trained at 384 x 384
             "drop_path": share(),
+            "mlp_ratio": 4,
         },
         "twins": {"variant": "svt_small", "widths": sizes(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
         # outputs: maps for the heads, also efb2u1c2, mfb1u16c3, ...
@@ -166,6 +182,19 @@ def encoder(name: str, **changes) -> dict:
 
 def decoder(name: str, **changes) -> dict:
     """config.model.decoder: mmsegmentation's standard form of a head, for an encoder of output stride 8; ESeg-S's."""
+    mask2former = {
+        "channels": 256,
+        "mask_channels": config_dict.placeholder(int),  # None: as many
+        "queries": 100,
+        "layers": 9,  # of the queries' decoder
+        "heads": 8,
+        "hidden": 2048,  # channels of its feed-forward networks
+        "pixel_layers": 6,  # of deformable attention
+        "pixel_heads": 8,
+        "pixel_points": 4,  # a head and level
+        "pixel_hidden": 1024,
+        "dropout": 0.0,
+    }
     heads = {
         "aspp": {"dilations": (1, 12, 24, 36)},
         "eseg": {
@@ -188,6 +217,7 @@ def decoder(name: str, **changes) -> dict:
             "dilations": (1, 6, 12, 18),
         },
         "fcn": {"num_convs": 2, "kernel_size": 3, "concat_input": True, "resize_concat": False},
+        "mask2former": mask2former,
         "psp": {"pool_scales": (1, 2, 3, 6)},
         "segformer": {"channels": 256},
         # dense: plain instead of separable convolutions behind the concatenation with c1
@@ -199,6 +229,7 @@ def decoder(name: str, **changes) -> dict:
             "dense": False,
         },
         "uper": {"pool_scales": (1, 2, 3, 6)},
+        "vw_mask2former": mask2former | {"variant": "a", "vw_channels": 512, "vw_heads": 16, "low_channels": 48},
         "vwformer": {
             "variant": "ade",  # or cityscapes, light; an option that is None keeps the variant's own
             "channels": config_dict.placeholder(int),

@@ -132,20 +132,24 @@ OPTIONS = {
     "optimizer.name": one_of("sgd", "adamw"),
     "optimizer.learning_rate": number(0, 1e30, above=True),
     "optimizer.min_learning_rate": number(0, 1e30),
-    "optimizer.schedule": one_of("poly", "cosine"),
+    "optimizer.schedule": one_of("poly", "poly_open", "cosine"),
     "optimizer.power": number(0, 100),
     "optimizer.warmup_steps": whole(0, MOST),
     "optimizer.momentum": RATE,
     "optimizer.nesterov": FLAG,
     "optimizer.weight_decay": FACTOR,
+    "optimizer.clip_norm": FACTOR,
     "optimizer.rate_multipliers": MULTIPLIERS,
     "optimizer.decay_multipliers": MULTIPLIERS,
-    "loss.name": part("cross_entropy", "codes"),
+    "loss.name": part("cross_entropy", "codes", "masks"),
     "loss.average": one_of("valid", "all"),
     "loss.auxiliary_weight": FACTOR,
     "loss.class_weights": several(FACTOR),
     "loss.ohem.min_kept": whole(0, MOST),
     "loss.ohem.threshold": optional(SHARE),
+    "loss.masks.targets": optional(whole(1, 255)),
+    "loss.masks.points": whole(16, 2**20),
+    "loss.masks.no_object": FACTOR,
     "calibration.max_images": optional(whole(1, MOST)),
     "calibration.check_images": whole(0, MOST),
     "eval.every_steps": STEPS,
@@ -169,6 +173,11 @@ OPTIONS = {
     "data.cache": FLAG,
     "data.scale": optional(size("(width, height)")),
     "data.ratio_range": several(number(0.01, 100), 2, 2),
+    "data.short_sides": several(whole(1, 65_536)),
+    "data.longest_side": optional(whole(1, 65_536)),
+    "data.antialias": FLAG,
+    "data.hue": several(whole(-90, 90), 2, 2),
+    "data.padding": optional(whole(0, 255)),
     "data.crop": size("(height, width)"),
     "data.cat_max_ratio": number(0, 1, above=True),
     "data.flip": SHARE,
@@ -239,6 +248,7 @@ ENCODERS = {
         "width": WIDTH,
         "multi_grid": optional(several(whole(1, 64), 1, 64)),
         "outputs": _OUTPUTS,
+        "frozen_norm": FLAG,
     },
     "swin": {
         "variant": TEXT,
@@ -246,6 +256,7 @@ ENCODERS = {
         "depths": optional(_DEPTHS),
         "heads": optional(_WIDTHS),
         "window": optional(whole(1, 64)),
+        "mlp_ratio": optional(whole(1, 64)),
         "drop_path": optional(RATE),
     },
     "twins": {
@@ -272,6 +283,17 @@ _HEAD = {"channels": WIDTH, "dropout": RATE}
 _DILATIONS = several(whole(1, 1024), 1, 64, distinct=True)
 _KERNEL = Range("an odd whole number of 1 to 63", lambda value: whole(1, 63).holds(value) and value % 2 == 1)
 _POOLS = several(whole(1, 1024), 1, 64, distinct=True)
+_QUERIES = {
+    "mask_channels": optional(WIDTH),
+    "queries": whole(1, 4096),
+    "layers": whole(1, 100),
+    "heads": whole(1, 1024),
+    "hidden": WIDTH,
+    "pixel_layers": whole(0, 100),
+    "pixel_heads": whole(1, 1024),
+    "pixel_points": whole(1, 64),
+    "pixel_hidden": WIDTH,
+}
 DECODERS = {
     "aspp": {"in_index": INDEX, "dilations": _DILATIONS},
     "dupsampling": {
@@ -298,6 +320,7 @@ DECODERS = {
         "concat_input": FLAG,
         "resize_concat": FLAG,
     },
+    "mask2former": _QUERIES,
     "psp": {"in_index": INDEX, "pool_scales": _POOLS},
     "segformer": {},
     "sep_aspp": {
@@ -309,6 +332,7 @@ DECODERS = {
         "dense": FLAG,
     },
     "uper": {"pool_scales": _POOLS},
+    "vw_mask2former": _QUERIES | {"variant": TEXT, "vw_channels": WIDTH, "vw_heads": WIDTH, "low_channels": WIDTH},
     "vwformer": {
         "variant": TEXT,
         "channels": optional(WIDTH),

@@ -10,6 +10,10 @@ pads the equalized map with zeros, so a tap that falls outside must not count. I
 `tap_bias`, one bias a tap, which makes the fold exact at every dilation; a constant bias would be wrong along the
 border.
 
+A sum of two branches is [(x_1 - mean_1) std_2 / std_1 + x_2 - mean_2] / std_2. Where x_1 comes out of a norm of the
+site's own (NormedSumConv), the scale and bias of that take all of the bracket but x_2, and the kernel behind the sum
+takes the rest. Zeros of the padding are the same zeros before and after: no border is left.
+
 `fold_weights` does the like for sums with learnt weights: their normalisation is computed once and for all.
 """
 
@@ -22,6 +26,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from se_jax.equalizer.fusion import (
+    BRANCH_NORM,
     CONSTANT_WEIGHTS,
     LEARNT_WEIGHTS,
     normalize_weights,
@@ -62,7 +67,11 @@ def fold(variables):
                 f"fusion site '{path[-1]}' ({'/'.join(path)}) cannot be folded: {_obstacle(params, path)}. Use "
                 "equalizer.mode='explicit', or leave the site out of equalizer.sites"
             )
-        convolution.update(fold_site(convolution["kernel"], site))
+        holder = _holder(params, path)
+        if BRANCH_NORM in holder:
+            holder[BRANCH_NORM], convolution["kernel"] = fold_sum(holder[BRANCH_NORM], convolution["kernel"], site)
+        else:
+            convolution.update(fold_site(convolution["kernel"], site))
     return {**{name: value for name, value in variables.items() if name != "equalizer"}, "params": params}
 
 
@@ -105,6 +114,21 @@ def without_borders(variables):
     return {**variables, **traverse_util.unflatten_dict(flat)}
 
 
+def fold_sum(norm, kernel, site):
+    """Folds the statistics of a sum of two branches into the first one's norm and the kernel behind the sum.
+
+    Args:
+      norm: {'scale', 'bias'}, each [c]. kernel: [kh, kw, c, out].
+
+    Returns:
+      The same two.
+    """
+    (_, first), (_, second) = ordered_branches(site)
+    ratio = second["std"] / first["std"]
+    bias = (norm["bias"] - first["mean"]) * ratio - second["mean"]
+    return {"scale": norm["scale"] * ratio, "bias": bias}, kernel / second["std"][:, None]
+
+
 def fold_weights(variables):
     """Replaces the learnt weights of every weighted sum by the constants that they amount to.
 
@@ -138,9 +162,14 @@ def _obstacle(params, path: tuple[str, ...]) -> str:
     return "its branches are summed, and no convolution takes them by themselves"
 
 
+def _holder(params, path: tuple[str, ...]) -> dict:
+    """The parameters of the module that holds the site at `path`."""
+    return functools.reduce(operator.getitem, path[:-1], params)
+
+
 def _find_convolution(params, path: tuple[str, ...]) -> dict | None:
     """The parameters of the convolution that takes the output of the site at `path`; None behind a sum."""
-    holder = functools.reduce(operator.getitem, path[:-1], params)
+    holder = _holder(params, path)
     for convolution in CONVOLUTIONS:
         found = functools.reduce(lambda node, name: node.get(name, {}), convolution, holder)
         if "kernel" in found:

@@ -15,14 +15,14 @@ import dataclasses
 import fnmatch
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from se_jax.models.layers import ConvBlock, SeparableConvBlock, resize
+from se_jax.models.layers import ConvBlock, GroupNorm, SeparableConvBlock, kaiming_normal, resize
 
 MODES = ("none", "explicit", "folded")
 STATISTICS = ("global", "channel")
@@ -32,6 +32,7 @@ WEIGHTINGS = ("fast", "softmax", "channel_fast", "channel_softmax")
 OPERATIONS = ("concat", "sum", "identity", *WEIGHTINGS)
 FAST_EPSILON = 1e-4
 LEARNT_WEIGHTS = {"fast_weights": "fast", "softmax_weights": "softmax"}  # parameter -> how it is normalised
+BRANCH_NORM = "branch_norm"  # of the first branch of a NormedSumConv
 CONSTANT_WEIGHTS = "weights"  # the parameter in their place once they are folded, see `equalizer.fold.fold_weights`
 
 
@@ -189,12 +190,15 @@ class FusionConv(nn.Module):
     Attributes:
       site: name of the fusion site.
       separable: the block is depthwise-separable; an equalizer then folds into its depthwise convolution.
+      norm, kernel_init: as ConvBlock's, of a block that is not separable.
     """
 
     site: str
     features: int
     kernel_size: int = 3
     separable: bool = False
+    norm: str = "batch"
+    kernel_init: Callable = kaiming_normal
     equalizer: Equalizer = Equalizer()
     align_corners: bool = False
     default: bool = True
@@ -205,14 +209,53 @@ class FusionConv(nn.Module):
         fusion = Fusion(
             self.equalizer, align_corners=self.align_corners, default=self.default, dtype=self.dtype, name=self.site
         )
+        options = {} if self.separable else {"norm": self.norm, "kernel_init": self.kernel_init}
         block = (SeparableConvBlock if self.separable else ConvBlock)(
             self.features,
             self.kernel_size,
             tap_bias=self.equalizer.mode == "folded" and self.equalizer.selects(self.site, self.default),
             dtype=self.dtype,
             name="block",
+            **options,
         )
         return block(fusion(branches, size), train)
+
+
+class NormedSumConv(nn.Module):
+    """A group-normalised branch plus another, and the convolution block behind: branches -> [b, *size, features].
+
+    The first branch is normalised here, so that an equalizer folds into that norm and the convolution: with a the
+    normalised branch, b the other one, (a - m_a) / s_a + (b - m_b) / s_b is ((a - m_a) s_b / s_a - m_b + b) / s_b. The
+    zeros of the padding stay the same zeros: nothing is left to compute.
+
+    Attributes:
+      site: name of the fusion site.
+    """
+
+    site: str
+    features: int
+    kernel_size: int = 3
+    kernel_init: Callable = kaiming_normal
+    equalizer: Equalizer = Equalizer()
+    align_corners: bool = False
+    default: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, branches: dict[str, Any], size: tuple[int, int]):
+        (name, first), *others = branches.items()
+        first = GroupNorm(dtype=self.dtype, name=BRANCH_NORM)(first)
+        options = {"align_corners": self.align_corners, "default": self.default, "dtype": self.dtype}
+        total = Fusion(self.equalizer, "sum", name=self.site, **options)({name: first, **dict(others)}, size)
+        block = ConvBlock(
+            self.features,
+            self.kernel_size,
+            norm="group",
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="block",
+        )
+        return block(total)
 
 
 def _check_branches(site: Fusion, branches, size) -> None:

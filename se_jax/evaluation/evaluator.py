@@ -24,6 +24,8 @@ from se_jax.evaluation.protocol import protocol
 from se_jax.evaluation.worst_images import WorstImages
 from se_jax.report.results import mean_of
 
+SEGMENTS = 12  # masks of one image in the report
+
 
 class Evaluation(NamedTuple):
     """What `evaluate` finds.
@@ -200,13 +202,24 @@ def spread(count: int, wanted: int = 6) -> list[int]:
 
 
 def write_pictures(
-    files: dict, model, variables, source, labels, config, mesh, *, on_error: str = "stop", each=nothing
+    files: dict,
+    model,
+    variables,
+    source,
+    labels,
+    config,
+    mesh,
+    *,
+    on_error: str = "stop",
+    segments=None,
+    each: Callable[[], None] = nothing,
 ) -> None:
     """Write images, truths and predictions to .npz files for the report. `files`: {path: indices in `source`}.
 
     Keys: image_i [h, w, 3], truth_i and prediction_i [h, w] (train ids, 255 = ignored), palette [K, 3]; names [K].
-    In a run of several processes every process must call it; the first one writes. each: called before every picture
-    where there is one process.
+    To `segments`, a path, go the masks that the first image's prediction is made of, where it is: image [h, w, 3], mask
+    uint8 [n, h, w] of 0 to 255, class_id and score [n]; and palette and names. In a run of several processes every
+    process must call it; the first one writes.
     """
     import data_pipelines
 
@@ -229,6 +242,10 @@ def write_pictures(
                 continue
             mask = programs.class_ids(variables, image[None])[0]
             arrays |= {f"image_{i}": image, f"truth_{i}": truth, f"prediction_{i}": mask}
+            if segments and (found := programs.segments(variables, image, SEGMENTS)):
+                found["mask"] = np.round(255 * found["mask"]).astype(np.uint8)
+                run.write_arrays(segments, {key: arrays[key] for key in ("palette", "names")} | found)
+            segments = None
         run.write_arrays(path, arrays)
 
 

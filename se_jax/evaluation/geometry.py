@@ -1,28 +1,19 @@
 """Geometry of one axis of an image, on the host: what resizes, mirrors, cuts out windows and puts them back.
 
-All of it is linear, so that it can be given to a compiled program as data: `taps` for what lies before the network,
-`restoration` for what lies behind it. Used by `se_jax.evaluation.inference`.
+All of it is linear, so that it can be given to a compiled program as data: `taps` (of `se_jax.models.interpolation`)
+for what lies before the network, `restoration` for what lies behind it. Used by `se_jax.evaluation.inference`.
 """
 
 import functools
 
 import numpy as np
 
+from se_jax.models.interpolation import taps
+
 
 def bucket(length: int) -> int:
     """The length that arrays of this length are padded to: the next power of two, at least 8."""
     return max(8, 1 << (length - 1).bit_length())
-
-
-def taps(source: int, length: int, align_corners: bool = False):
-    """A bilinear resize of an axis, as torch's: output i is lower[i] and upper[i] blended, share[i] being upper's."""
-    outputs = np.arange(length)
-    if align_corners:
-        position = outputs * ((source - 1) / max(length - 1, 1))
-    else:
-        position = np.maximum((outputs + 0.5) * (source / length) - 0.5, 0)
-    lower = np.minimum(position.astype(np.int32), source - 1)
-    return lower, np.minimum(lower + 1, source - 1), position - lower
 
 
 def blend(matrix, lower, upper, share):

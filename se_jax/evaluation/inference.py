@@ -95,6 +95,7 @@ class Inference:
         parts, whole = parallel.split(mesh), parallel.replicated(mesh)
         self._fit = self.compiled("resize", _fit, in_shardings=(parts, whole, whole), out_shardings=parts)
         self._network = self.compiled("network", self._logits, static_argnums=2, out_shardings=parts)
+        self._segments = self.compiled("segments", self._found_segments, static_argnums=(2, 3), out_shardings=parts)
         self._blank = self.compiled("blank", jnp.zeros, static_argnums=0, out_shardings=parts)
         self._add = self.compiled(
             "restore", _add, in_shardings=(parts, parts, whole, whole), out_shardings=parts, donate_argnums=0
@@ -163,6 +164,20 @@ class Inference:
             ids[:, rows, columns] = found[:, : rows.stop - rows.start, : columns.stop - columns.start]
         return ids
 
+    def segments(self, variables, image, most: int) -> dict[str, np.ndarray] | None:
+        """The surest masks that the scores are the sum of (`Decoder.segments`), in the first view or its first window.
+
+        image: uint8 [h, w, 3]. With 'image', what the network saw: uint8 [h', w', 3]. None where there are no such
+        masks. In one process.
+        """
+        if not self.model.decoder.has_segments:
+            return None
+        height, width = image.shape[:2]
+        images = parallel.shard_batch(self.mesh, geometry.padded(image[None], map(geometry.bucket, (height, width))))
+        seen = _Seen(self, variables, images, (height, width), self.protocol.views((height, width))[0], (height, width))
+        found = self._segments(variables, self._fit(seen.images, *seen.blends(0, 0)), seen.window, most)
+        return {name: np.asarray(array)[0] for name, array in found.items()}
+
     def count(self, metrics, variables, batch) -> tuple:
         """What metrics count of the predictions for a batch.
 
@@ -185,6 +200,11 @@ class Inference:
     def window_logits(self, variables, images, blends, size):
         """Logits (or scores) [b, h, w, K], padded, of a window of `size` that `blends` cut out of the images."""
         return self._network(variables, self._fit(images, *blends), size)
+
+    def _found_segments(self, variables, inputs, size, most):
+        """What `segments` finds in the first `size` pixels of uint8 [b, h', w', 3]."""
+        images = inputs[:, : size[0], : size[1]]
+        return self.model.segments(self.model.apply(variables, normalize(images)), size, most) | {"image": images}
 
     def _logits(self, variables, inputs, size):
         """uint8 [b, h', w', 3] -> float32 logits (or scores) of its first `size` pixels, padded to buckets."""
@@ -272,9 +292,12 @@ class _Seen:
 
     def _window(self, i: int, j: int):
         if (i, j) not in self.kept:
-            blends = [self._blend(0, self.starts[0][i], False), self._blend(1, self.starts[1][j], self.view.mirrored)]
-            self.kept[i, j] = self.inference.window_logits(self.variables, self.images, blends, self.window)
+            self.kept[i, j] = self.inference.window_logits(self.variables, self.images, self.blends(i, j), self.window)
         return self.kept[i, j]
+
+    def blends(self, i: int, j: int):
+        """What cuts the window in row i and column j out of the images, for rows and for columns."""
+        return [self._blend(0, self.starts[0][i], False), self._blend(1, self.starts[1][j], self.view.mirrored)]
 
     def _blend(self, axis: int, start: int, mirrored: bool):
         """`geometry.taps` of a window's pixels in the image, padded."""

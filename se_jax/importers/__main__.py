@@ -174,7 +174,9 @@ def list_tables() -> None:
     for encoder, layouts in tables.ENCODERS.items():
         sizes = ", ".join(getattr(sys.modules[encoder.__module__], "VARIANTS", {})) or "sizes by its fields"
         print(f"{encoder.__name__:22} {', '.join(layouts):38} {sizes}")
-    print(f"{', '.join(head.__name__ for head in tables.HEADS)}: mmseg")
+    for head, layouts in tables.LAYOUTS.items():
+        print(f"{head.__name__:22} {', '.join(layouts)}")
+    print(f"{', '.join(head.__name__ for head in tables.HEADS if head not in tables.LAYOUTS)}: mmseg")
 
 
 def main(argv) -> None:
@@ -198,8 +200,8 @@ def main(argv) -> None:
 
 if __name__ == "__main__":
     cli.define_config()
-    flags.DEFINE_string("source", None, "PyTorch checkpoint to read: .safetensors, .pth")
-    flags.DEFINE_string("layout", "auto", "Whose names it has: mmseg, timm, torchvision, official, or auto.")
+    flags.DEFINE_string("source", None, "PyTorch checkpoint to read: .safetensors, .pth, .pkl")
+    flags.DEFINE_string("layout", "auto", "Whose names it has, one of --list, or auto.")
     flags.DEFINE_string("output", None, "New directory for the imported weights.")
     flags.DEFINE_bool("skip_classifier", False, "As --config.init_skip=classifier: keep the initial classifiers.")
     flags.DEFINE_bool("bgr", False, "The checkpoint's network saw blue, green, red.")

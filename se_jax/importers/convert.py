@@ -14,10 +14,19 @@ from se_jax.models import Segmenter
 
 # our part of a whole network -> mmsegmentation's prefix
 PREFIXES = {"encoder": "backbone.", "decoder": "decode_head.", "auxiliary": "auxiliary_head."}
+_TRANSFORMERS = {"encoder": "model.pixel_level_module.encoder.", "decoder": ""}
+OTHER_PREFIXES = {
+    "detectron2": {"encoder": "backbone.", "decoder": "sem_seg_head."},
+    "transformers": _TRANSFORMERS,
+    "transformers_modules": _TRANSFORMERS,
+}
+HEADS = (PREFIXES["decoder"], "sem_seg_head.", "class_predictor.")  # how names begin that only whole networks have
 # Tensors of any checkpoint that have no counterpart.
 SKIPPED = {
     r"(.*\.)?num_batches_tracked": "BatchNorm's step counter; our momentum is fixed",
     r"head\..*": "ImageNet classifier",  # of mmpretrain's checkpoints, beside `backbone.`
+    r"criterion\.empty_weight": "the weight of no object in the loss",
+    r"pixel_(mean|std)": "normalisation of the images",
 }
 
 
@@ -75,14 +84,15 @@ def match(
     """Fits a PyTorch checkpoint into a network.
 
     Args:
-      model: a Segmenter, an encoder or a head. A Segmenter takes whole checkpoints, with mmsegmentation's `backbone.`,
-        `decode_head.` and `auxiliary_head.` in front of the names, and checkpoints of an encoder alone; its heads then
-        keep their initial values.
+      model: a Segmenter, an encoder or a head. A Segmenter takes whole checkpoints, with the layout's prefixes in front
+        of the names (mmsegmentation's are `backbone.`, `decode_head.` and `auxiliary_head.`), and checkpoints of an
+        encoder alone; its heads then keep their initial values.
       state_dict: torch's tensors as numpy arrays, by name.
       variables: the model's own, {'params', 'batch_stats', ...}, nested; arrays, or ShapeDtypeStructs where nothing is
         to keep its initial value. Collections that checkpoints do not hold ('equalizer') are passed on.
-      layout: whose names: 'mmseg', 'timm', 'torchvision', 'official' (the authors' own repository), or 'auto', which
-        takes the one that finds most tensors.
+      layout: whose names: 'mmseg', 'timm', 'torchvision', 'official' (the authors' own repository), 'detectron2',
+        'transformers' (files) or 'transformers_modules' (release 5 in memory), or 'auto', which takes the one that
+        finds most tensors.
       skip: says of an array, by a path such as 'decoder/conv_seg/kernel', whether it keeps its initial value; see
         `se_jax.importers.skip.Skip`.
       bgr: the checkpoint's network saw blue, green, red; its first kernel is turned round.
@@ -91,8 +101,8 @@ def match(
       ValueError: naming every tensor that fits nowhere, every shape that differs, every variable without a tensor; or
         for a layout that the network does not have.
     """
-    parts = _parts(model, state_dict)
-    layout, places = _choose_layout(parts, state_dict, variables, layout)
+    layout, parts, places = _choose_layout(model, state_dict, variables, layout)
+    state_dict = _renamed(parts, layout, state_dict)
     wanted = {key: leaf for key, leaf in _flat(variables).items() if key[0] in _collections(model)}
     skipped = _skipped(parts, layout, state_dict)
     filled, kept, adapted, problems = {}, [], {}, []
@@ -144,7 +154,7 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
         first, and their border term is then written as a tensor `tap_bias` [out, kh, kw] of its convolution.
     """
     tensors = {}
-    places = _places(_parts(model, None), layout, variables)
+    places = _places(_parts(model, None, layout), layout, variables)
     for key, array in _flat(variables).items():
         if key not in places:
             raise ValueError(
@@ -171,19 +181,22 @@ def _collections(model) -> tuple[str, ...]:
 
 def holds_heads(state_dict) -> bool:
     """Whether a checkpoint is of a whole network rather than of an encoder alone."""
-    return any(name.startswith(PREFIXES["decoder"]) for name in state_dict)
+    return any(name.startswith(HEADS) for name in state_dict)
 
 
-def _parts(model, state_dict) -> dict[str, tuple[str, Any]]:
+def _parts(model, state_dict, layout: str) -> dict[str, tuple[str, Any]]:
     """Our scope -> (the prefix of its tensors' names, module), of those parts that the checkpoint is about."""
     if not isinstance(model, Segmenter):
         return {"": (_encoder_prefix(state_dict), model)}
     if state_dict is not None and not holds_heads(state_dict):
         return {"encoder": (_encoder_prefix(state_dict), model.encoder)}
+    prefixes = OTHER_PREFIXES.get(layout, {})
+    if layout not in tables.tables_of(model.decoder):
+        prefixes = {}  # the head has mmsegmentation's names whatever those of the encoder
     parts = {"encoder": model.encoder, "decoder": model.decoder}
     if model.auxiliary is not None:
         parts["auxiliary"] = model.auxiliary
-    return {scope: (PREFIXES[scope], module) for scope, module in parts.items()}
+    return {scope: (prefixes.get(scope, PREFIXES[scope]), module) for scope, module in parts.items()}
 
 
 def _encoder_prefix(state_dict) -> str:
@@ -191,17 +204,26 @@ def _encoder_prefix(state_dict) -> str:
     return prefix if any(name.startswith(prefix) for name in state_dict or ()) else ""
 
 
-def _choose_layout(parts: dict, state_dict: dict, variables: dict, layout: str) -> tuple[str, dict]:
-    """The layout's name and its places; for 'auto' that of the layout of which most tensors are in the checkpoint."""
-    first = next(iter(parts.values()))[1]
+def _choose_layout(model, state_dict: dict, variables: dict, layout: str) -> tuple[str, dict, dict]:
+    """The layout's name, its parts and places; for 'auto' of the layout of which most tensors are in the checkpoint."""
+    first = model.encoder if isinstance(model, Segmenter) else model
     candidates = list(tables.tables_of(first)) if layout == "auto" else [layout]
-    found = {name: _places(parts, name, variables) for name in candidates}
+    parts = {name: _parts(model, state_dict, name) for name in candidates}
+    found = {name: _places(parts[name], name, variables) for name in candidates}
 
     def hits(name: str) -> int:
         return sum(tensor in state_dict for place in found[name].values() for tensor in place.tensors)
 
     best = max(candidates, key=hits)
-    return best, found[best]
+    return best, parts[best], found[best]
+
+
+def _renamed(parts: dict, layout: str, state_dict: dict) -> dict:
+    """The checkpoint with the names of today in the place of older ones."""
+    older = {pattern: name for _, module in parts.values() for pattern, name in _table(module, layout).older.items()}
+    for pattern, today in older.items():
+        state_dict = {re.sub(f"^{pattern}$", today, name): tensor for name, tensor in state_dict.items()}
+    return state_dict
 
 
 def _places(parts: dict, layout: str, variables: dict) -> dict[tuple[str, ...], Place]:
@@ -222,8 +244,8 @@ def _places(parts: dict, layout: str, variables: dict) -> dict[tuple[str, ...], 
 
 def _table(module, layout: str) -> Table:
     known = tables.tables_of(module)
-    if isinstance(module, tables.HEADS):
-        layout = "mmseg"  # the only one that has heads
+    if isinstance(module, tables.HEADS) and layout not in known:
+        layout = "mmseg"  # the only one that has all heads
     if layout not in known:
         raise ValueError(f"layout is {layout!r}; {type(module).__name__} has {', '.join(known)}")
     return known[layout]

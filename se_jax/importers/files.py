@@ -1,14 +1,20 @@
-"""Checkpoint files -> tensors as numpy arrays by name, and back: .safetensors, and .pth through PyTorch."""
+"""Checkpoint files -> tensors as numpy arrays by name, and back.
+
+.safetensors both ways; .pth is read through PyTorch, detectron2's .pkl without anything but numpy.
+"""
 
 import pathlib
 import pickle
 import re
+from typing import ClassVar
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+ARRAYS = ".pkl"  # detectron2's: numpy arrays
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+KINDS = (".safetensors", *PICKLED, ARRAYS)
 # under one of these keys training programs keep the state dict in their checkpoints
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
 PARALLEL_PREFIX = "module."  # of torch's DistributedDataParallel
@@ -23,12 +29,14 @@ def read(path) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; expected a checkpoint ({', '.join(('.safetensors', *PICKLED))})")
+        raise FileNotFoundError(f"{path} is no file; expected a checkpoint ({', '.join(KINDS)})")
     if path.suffix == ".safetensors":
         return _unwrap(_read_safetensors(path), path)
     if path.suffix in PICKLED:
         return _unwrap(_read_pickled(path), path)
-    raise ValueError(f"{path} ends in {path.suffix!r}; expected {', '.join(('.safetensors', *PICKLED))}")
+    if path.suffix == ARRAYS:
+        return _unwrap(_read_arrays(path), path)
+    raise ValueError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(KINDS)}")
 
 
 def write(path, tensors: dict[str, np.ndarray]) -> None:
@@ -86,6 +94,44 @@ def _read_pickled(path: pathlib.Path):
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is damaged or cut off: {str(error).splitlines()[0]}") from error
     return content
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Makes numpy arrays and Python's containers; whatever else a pickle names is refused before it is looked up."""
+
+    allowed: ClassVar = {
+        (f"numpy.{core}.multiarray", name): made
+        for core in ("core", "_core")
+        for name, made in (
+            ("_reconstruct", np.zeros(0).__reduce__()[0]),
+            ("scalar", np.float64(0).__reduce__()[0]),
+        )
+    } | {
+        ("numpy._core.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
+        ("numpy.core.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("collections", "OrderedDict"): dict,
+        ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),  # bytes in pickles of Python 2
+    }
+
+    def find_class(self, module, name):
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"loading it would execute code, {module}.{name}")
+        return self.allowed[module, name]
+
+
+def _read_arrays(path: pathlib.Path):
+    try:
+        with path.open("rb") as file:
+            return _ArraysOnly(file, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is refused: {error}. A .pkl file of weights holds numpy arrays only; if you trust its source, "
+            "load it there and save its tensors as .safetensors."
+        ) from error
+    except (EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged, cut off, or no pickle of numpy arrays: {error}") from error
 
 
 def _unwrap(content, path: pathlib.Path) -> dict[str, np.ndarray]:

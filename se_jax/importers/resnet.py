@@ -1,4 +1,5 @@
-"""ResNet V1b, V1c and V1d, by the names of mmsegmentation, torchvision (V1b only) and timm (resnet50, 50c and 50d)."""
+"""ResNet V1b, V1c and V1d, by the names of mmsegmentation, torchvision (V1b only), timm (resnet50, 50c and 50d) and
+detectron2 (V1b only)."""
 
 from se_jax.importers.rules import Table, conv_bn
 
@@ -25,6 +26,18 @@ def timm(encoder) -> Table:
         stem = conv_bn("conv1.0", "conv1.1", "stem_0") + conv_bn("conv1.3", "conv1.4", "stem_1")
         stem += conv_bn("conv1.6", "bn1", "stem_2")
     return _table(encoder, stem)
+
+
+def detectron2(encoder) -> Table | None:
+    """Every norm is a part of its convolution; stages are counted from 2."""
+    if encoder.variant != "v1b":
+        return None
+    rules = [*conv_bn("stem.conv1", "stem.conv1.norm", "stem_0")]
+    for stage in range(1, 5):
+        theirs, ours = f"res{stage + 1}.{{}}.", f"layer{stage}_{{}}/"
+        rules += conv_bn(theirs + "conv{}", theirs + "conv{}.norm", ours + "conv{}")
+        rules += conv_bn(theirs + "shortcut", theirs + "shortcut.norm", ours + "downsample")
+    return Table(tuple(rules), stem="stem_0/conv")
 
 
 def _table(encoder, stem) -> Table:

@@ -45,12 +45,14 @@ class Table(NamedTuple):
       skipped: regular expression of tensor names -> why they have no counterpart.
       optional: regular expressions of our modules that keep their initial values if a checkpoint lacks them.
       stem: our module of the first convolution, whose inputs are the image's channels.
+      older: regular expressions of names that older checkpoints have -> the name of today, as re.sub takes it.
     """
 
     rules: tuple[Rule, ...]
     skipped: dict[str, str] = {}
     optional: tuple[str, ...] = ()
     stem: str = ""
+    older: dict[str, str] = {}
 
 
 def parameter(ours: str, theirs: str) -> Leaf:
@@ -104,6 +106,16 @@ def _split_qkv(suffix: str, ours: str) -> Leaf:
 
 # the same projection where torch keeps queries apart from keys and values, as PVT does
 SPLIT_QKV = (_split_qkv("weight", "kernel"), _split_qkv("bias", "bias"))
+
+
+def three_projections(query: str, key: str, value: str) -> tuple[Leaf, ...]:
+    """The same projection where torch has three linear layers of these names."""
+
+    def leaf(suffix: str, ours: str) -> Leaf:
+        names = tuple(f"{name}.{suffix}" for name in (query, key, value))
+        return Leaf("params", ours, names, lambda *t: np.concatenate(t).T, lambda a: tuple(np.split(a.T, 3)))
+
+    return leaf("weight", "kernel"), leaf("bias", "bias")
 
 
 def conv_block(theirs: str, ours: str) -> tuple[Rule, Rule]:

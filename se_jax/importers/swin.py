@@ -1,13 +1,17 @@
-"""Swin by the names of mmsegmentation, timm 1.0, the original repository (and timm before 0.9), and torchvision."""
+"""Swin by the names of mmsegmentation, timm 1.0, the original repository (and timm before 0.9), torchvision and
+transformers.
+
+The names of transformers are those inside its Mask2Former.
+"""
 
 import numpy as np
 
-from se_jax.importers.rules import CONV, LAYER_NORM, LINEAR, Leaf, Rule, Table, parameter
+from se_jax.importers.rules import CONV, LAYER_NORM, LINEAR, Leaf, Rule, Table, parameter, three_projections
 
 _SKIPPED = {
-    r".*\.relative_position_index": "computed from the window",
+    r".*relative_position_index": "computed from the window",
     r".*\.attn_mask": "computed from the window and the map",
-    r"norm\.(weight|bias)": "norm of the ImageNet classifier",
+    r"(swin\.)?(layer)?norm\.(weight|bias)": "norm of the ImageNet classifier",
     r"head\..*": "ImageNet classifier",
 }
 _BLOCKS = "stages_{}_blocks_{}"
@@ -54,6 +58,47 @@ def torchvision(encoder) -> Table:
         rules += _block(f"features.{2 * stage + 1}.{{}}", f"stages_{stage}_blocks_{{}}", mlp=("mlp.0", "mlp.3"))
         rules += _merging(f"features.{2 * stage + 2}", f"stages_{stage}_downsample") if stage < 3 else ()
     return _table(tuple(rules))
+
+
+def transformers(encoder) -> Table:
+    """The names in files, which all releases write."""
+    block = "encoder.layers.{}.blocks.{}"
+    attention = {
+        "table": "attention.self.relative_position_bias_table",
+        "qkv": tuple(f"attention.self.{name}" for name in ("query", "key", "value")),
+        "proj": "attention.output.dense",
+    }
+    return _transformers("embeddings", block, attention, ("intermediate.dense", "output.dense"))
+
+
+def transformers_modules(encoder) -> Table:
+    """The names of the modules of transformers 5, which it renames when it writes a file."""
+    block = "swin.encoder.layers.{}.blocks.{}"
+    attention = {
+        "table": "attention.relative_position_bias.relative_position_bias_table",
+        "qkv": tuple(f"attention.{name}_proj" for name in "qkv"),
+        "proj": "attention.o_proj",
+    }
+    return _transformers("swin.embeddings", block, attention, ("mlp.fc1", "mlp.fc2"))
+
+
+def _transformers(embeddings: str, block: str, attention: dict, mlp: tuple[str, str]) -> Table:
+    """Queries, keys and values apart; output norms are counted from 1."""
+    table, _, name = attention["table"].rpartition(".")
+    stage = block.removesuffix(".blocks.{}")
+    rules = (
+        *_patch_embed(f"{embeddings}.patch_embeddings.projection", f"{embeddings}.norm"),
+        Rule(f"{block}.layernorm_before", f"{_BLOCKS}/norm1", LAYER_NORM),
+        Rule(f"{block}.{table}", f"{_BLOCKS}/attn", (parameter("bias_table", name),)),
+        Rule(block, f"{_BLOCKS}/attn/qkv", three_projections(*attention["qkv"])),
+        Rule(f"{block}.{attention['proj']}", f"{_BLOCKS}/attn/proj", LINEAR),
+        Rule(f"{block}.layernorm_after", f"{_BLOCKS}/norm2", LAYER_NORM),
+        Rule(f"{block}.{mlp[0]}", f"{_BLOCKS}/ffn/fc1", LINEAR),
+        Rule(f"{block}.{mlp[1]}", f"{_BLOCKS}/ffn/fc2", LINEAR),
+        *_merging(f"{stage}.downsample", "stages_{}_downsample"),
+        *(Rule(f"hidden_states_norms.stage{i + 1}", f"norm{i}", LAYER_NORM) for i in range(4)),
+    )
+    return _table(rules)
 
 
 def _table(rules: tuple[Rule, ...]) -> Table:

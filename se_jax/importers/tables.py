@@ -1,13 +1,38 @@
 """Which layouts each family of networks can be read from and written to."""
 
-from se_jax.importers import convnext, efficientnet, heads, hrnet, mit, mobilenetv2, resnet, swin, twins, xception
+from se_jax.importers import (
+    convnext,
+    efficientnet,
+    heads,
+    hrnet,
+    mask2former,
+    mit,
+    mobilenetv2,
+    resnet,
+    swin,
+    twins,
+    xception,
+)
 from se_jax.importers.rules import Table
 from se_jax.models import decoders, encoders
 
 # encoder class -> layout -> function: encoder -> its table, or None if the layout has no such network
 ENCODERS = {
-    encoders.ResNet: {"mmseg": resnet.mmseg, "torchvision": resnet.torchvision, "timm": resnet.timm},
-    encoders.Swin: {"mmseg": swin.mmseg, "official": swin.official, "timm": swin.timm, "torchvision": swin.torchvision},
+    encoders.ResNet: {
+        "mmseg": resnet.mmseg,
+        "torchvision": resnet.torchvision,
+        "timm": resnet.timm,
+        "detectron2": resnet.detectron2,
+    },
+    encoders.Swin: {
+        "mmseg": swin.mmseg,
+        "official": swin.official,
+        "timm": swin.timm,
+        "torchvision": swin.torchvision,
+        "detectron2": swin.official,
+        "transformers": swin.transformers,
+        "transformers_modules": swin.transformers_modules,
+    },
     encoders.ConvNeXt: {
         "mmseg": convnext.mmseg,
         "official": convnext.official,
@@ -26,6 +51,17 @@ ENCODERS = {
     encoders.Xception: {"timm": xception.timm},
 }
 HEADS = tuple(getattr(decoders, name) for name in decoders.__all__)
+# those of the heads that are not in mmsegmentation alone
+QUERIES = {
+    "mmseg": mask2former.mmseg,
+    "detectron2": mask2former.detectron2,
+    "transformers": mask2former.transformers,
+    "transformers_modules": mask2former.transformers,
+}
+LAYOUTS = {
+    decoders.Mask2FormerHead: QUERIES,
+    decoders.VWMask2FormerHead: {name: QUERIES[name] for name in ("mmseg", "detectron2")},
+}
 
 
 def tables_of(module) -> dict[str, Table]:
@@ -34,6 +70,8 @@ def tables_of(module) -> dict[str, Table]:
     Raises:
       TypeError: for a module of neither kind.
     """
+    if type(module) in LAYOUTS:
+        return {layout: make(module) for layout, make in LAYOUTS[type(module)].items()}
     if isinstance(module, HEADS):
         return {"mmseg": heads.mmseg(module)}
     if type(module) not in ENCODERS:

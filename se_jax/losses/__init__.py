@@ -3,9 +3,10 @@
 from se_jax.config.lookup import lookup
 from se_jax.losses.base import IGNORE, Loss
 from se_jax.losses.codes import SquaredErrorOfCodes
+from se_jax.losses.masks import SetLoss
 from se_jax.losses.pixel_cross_entropy import PixelCrossEntropy
 
-__all__ = ["IGNORE", "LOSSES", "Loss", "PixelCrossEntropy", "SquaredErrorOfCodes", "build"]
+__all__ = ["IGNORE", "LOSSES", "Loss", "PixelCrossEntropy", "SetLoss", "SquaredErrorOfCodes", "build"]
 
 
 def _cross_entropy(config, model) -> Loss:
@@ -19,14 +20,39 @@ def _cross_entropy(config, model) -> Loss:
 
 
 def _codes(config, model) -> Loss:
-    if config.class_weights or config.ohem.min_kept:
-        raise ValueError("loss.class_weights and loss.ohem belong to the cross entropy; loss.name='codes' has none")
+    _pixels_are_equal(config)
     if not hasattr(model.decoder, "codes"):
         raise ValueError(f"loss.name is 'codes', but {type(model.decoder).__name__} has no codes")
     return SquaredErrorOfCodes(ratio=model.decoder.ratio)
 
 
-LOSSES = {"cross_entropy": _cross_entropy, "codes": _codes}  # loss.name -> what makes the decoder's loss
+def _masks(config, model) -> Loss:
+    _pixels_are_equal(config)
+    if not hasattr(model.decoder, "queries"):
+        raise ValueError(f"loss.name is 'masks', but {type(model.decoder).__name__} has no queries")
+    queries, options = model.decoder.queries, config.masks
+    targets = min(model.num_classes, queries) if options.targets is None else options.targets
+    return SetLoss(
+        num_classes=model.num_classes,
+        queries=queries,
+        targets=targets,
+        points=options.points,
+        no_object=options.no_object,
+    )
+
+
+def _pixels_are_equal(config) -> None:
+    if config.class_weights or config.ohem.min_kept:
+        raise ValueError(
+            f"loss.class_weights and loss.ohem belong to the cross entropy; loss.name='{config.name}' has none"
+        )
+
+
+LOSSES = {
+    "cross_entropy": _cross_entropy,
+    "codes": _codes,
+    "masks": _masks,
+}  # loss.name -> what makes the decoder's loss
 
 
 def build(config, model) -> tuple[Loss, ...]:

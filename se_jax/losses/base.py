@@ -29,14 +29,20 @@ class Loss(abc.ABC):
         """
         return labelled_pixels(batch["label"])
 
+    def reports(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """{name: number} of the whole batch to be told beside the terms, e.g. what the loss leaves out of it."""
+        return {}
+
     @abc.abstractmethod
     def __call__(self, outputs, constants, batch, normalizer, key) -> dict[str, Any]:
         """{name: weighted term}, float32 scalars. Over the parts of a batch terms are summed.
 
         Args:
           outputs: of the network. constants: its collections that training does not change.
-          batch: as of `normalizer`, or a part of it. normalizer: what that method gave for the whole batch.
-          key: a random key, a function of seed, step and part.
+          batch: as of `normalizer`, or a part of it, and place int32 [b]: of each image in the whole batch.
+          normalizer: what that method gave for the whole batch.
+          key: a random key, a function of seed and step. What is drawn for an image should be drawn from
+            `jax.random.fold_in(key, place)`: then it does not depend on how a batch is split.
         """
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from se_jax.losses.base import IGNORE, Loss, labelled_pixels
+from se_jax.losses.ranks import of_rank
 from se_jax.models.layers import resize
 
 AVERAGES = ("valid", "all")
@@ -94,28 +95,13 @@ def _improbable(loss, kept, count: int, threshold: float):
     """Where the label's probability is below the threshold, or below the probability of rank `count`; a float mask."""
     probability = jnp.exp(-loss)
     rank = jnp.minimum(count, jnp.sum(kept) - 1)
-    limit = jnp.maximum(_of_rank(probability, kept, rank), threshold)
+    limit = jnp.maximum(of_rank(probability, rank, where=kept), threshold)
     return (kept & (probability < limit)).astype(jnp.float32)
 
 
 def _highest(loss, kept, count: int):
     """1 for the `count` highest losses, else 0; losses equal to the last of them share what is left among them."""
-    last = _of_rank(loss, kept, jnp.maximum(jnp.sum(kept) - count, 0))
+    last = of_rank(loss, jnp.maximum(jnp.sum(kept) - count, 0), where=kept)
     above, equal = kept & (loss > last), kept & (loss == last)
     share = (count - jnp.sum(above)) / jnp.maximum(jnp.sum(equal), 1)
     return above + equal * jnp.minimum(share, 1.0)
-
-
-def _of_rank(values, kept, rank):
-    """The value of 0-based rank `rank`, from the lowest, among those kept; 0 where none is. No value is negative.
-
-    Bit by bit, from counts alone: the pixels stay on their devices, where sorting would bring them all to each.
-    """
-    # floats that are not negative are ordered as their bits are
-    bits = jnp.where(kept, jax.lax.bitcast_convert_type(values, jnp.int32), jnp.iinfo(jnp.int32).max)
-
-    def refine(i, found):
-        candidate = found | (1 << (30 - i))
-        return jnp.where(jnp.sum(bits < candidate) <= rank, candidate, found)
-
-    return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, 31, refine, jnp.int32(0)), jnp.float32)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from se_jax.models.layers import Conv, add_bias, linear, normalize_channels
+from se_jax.models.layers import Conv, add_bias, linear, normalize_channels, torch_bias
 
 # mmcv cuts at absolute -2 and 2, a hundred standard deviations away: in effect a plain normal
 linear_normal = nn.initializers.normal(0.02)
@@ -28,6 +28,7 @@ class Linear(nn.Module):
     features: int
     use_bias: bool = True
     kernel_init: Callable = linear_normal
+    bias_init: Callable = nn.initializers.zeros
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -35,7 +36,7 @@ class Linear(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         y = linear(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype))
+            y = add_bias(y, self.param("bias", self.bias_init, (self.features,)).astype(self.dtype))
         return y
 
 
@@ -89,6 +90,23 @@ class Mlp(nn.Module):
     def __call__(self, x):
         y = gelu(Linear(self.hidden, dtype=self.dtype, name="fc1")(x))
         return Linear(x.shape[-1], dtype=self.dtype, name="fc2")(y)
+
+
+class FeedForward(nn.Module):
+    """Linear to `hidden` channels, ReLU, linear back, as torch's transformers have it: [..., c] -> [..., c]."""
+
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        channels, xavier = x.shape[-1], nn.initializers.xavier_uniform()
+
+        def layer(name: str, features: int, x):
+            bias = torch_bias(x.shape[-1])
+            return Linear(features, kernel_init=xavier, bias_init=bias, dtype=self.dtype, name=name)(x)
+
+        return layer("fc2", channels, nn.relu(layer("fc1", self.hidden, x)))
 
 
 def attend(q, k, v, bias=None):

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from se_jax.models.interpolation import taps
+
 
 @jax.custom_vjp
 def product(x, matrix):
@@ -216,15 +218,10 @@ def resize_axis(x, axis: int, length: int, align_corners: bool):
 
 def _interpolation_matrix(source: int, length: int, align_corners: bool) -> np.ndarray:
     """Bilinear weights of an axis: [length, source], rows sum to one."""
-    outputs = np.arange(length)
-    if align_corners:
-        position = outputs * ((source - 1) / max(length - 1, 1))
-    else:
-        position = np.maximum((outputs + 0.5) * (source / length) - 0.5, 0)
-    lower = np.minimum(position.astype(int), source - 1)
-    matrix = np.zeros((length, source), np.float32)
-    matrix[outputs, lower] = 1 - (position - lower)
-    matrix[outputs, np.minimum(lower + 1, source - 1)] += position - lower
+    lower, upper, share = taps(source, length, align_corners)
+    outputs, matrix = np.arange(length), np.zeros((length, source), np.float32)
+    matrix[outputs, lower] = 1 - share
+    matrix[outputs, upper] += share
     return matrix
 
 

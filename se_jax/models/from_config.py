@@ -27,10 +27,12 @@ DECODERS = {
     "dupsampling": decoders.DUpsamplingHead,
     "eseg": decoders.ESegHead,
     "fcn": decoders.FCNHead,
+    "mask2former": decoders.Mask2FormerHead,
     "psp": decoders.PSPHead,
     "segformer": decoders.SegformerHead,
     "sep_aspp": decoders.SepASPPHead,
     "uper": decoders.UPerHead,
+    "vw_mask2former": decoders.VWMask2FormerHead,
     "vwformer": decoders.VWFormerHead,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -23,6 +23,14 @@ Dtype = Any
 # mmcv's Kaiming normal with fan_out: std sqrt(2 / (out * kh * kw)); also for a depthwise kernel fan_out is all outputs.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 classifier_normal = nn.initializers.normal(0.01)
+# torch's default of a convolution's or linear layer's weight
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias(fan_in: int) -> Callable:
+    """torch's default of the bias of a layer with that many inputs to each output: uniform, as its weight."""
+    limit = fan_in**-0.5
+    return lambda key, shape: jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 
 
 PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
@@ -155,6 +163,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     tap_bias: bool = False
     kernel_init: Callable = kaiming_normal
+    bias_init: Callable = nn.initializers.zeros
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -165,7 +174,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*taps, x.shape[-1] // self.groups, self.features))
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), groups=self.groups, **geometry)
         if self.use_bias:
-            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype))
+            y = add_bias(y, self.param("bias", self.bias_init, (self.features,)).astype(self.dtype))
         if self.tap_bias:
             bias = self.param("tap_bias", nn.initializers.zeros, (*taps, self.features))
             y = y + tap_bias_map(bias, x.shape[1:3], **geometry).astype(self.dtype)
@@ -186,6 +195,10 @@ class BatchNorm(nn.Module):
     Training normalises with the batch's biased variance, and moves the running average by 0.1 towards the *unbiased*
     one. Running statistics are only written where the caller made `batch_stats` mutable. Statistics are float32.
 
+    Attributes:
+      frozen: the running statistics, which then stay as they are, normalise in training too, and scale and bias get no
+        gradient: for weights to start from, and optimisers that do not decay norms.
+
     Raises:
       ValueError: in training with a single value a channel, whose variance means nothing.
     """
@@ -193,6 +206,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     momentum: float = 0.1
     scale_init: Callable = nn.initializers.ones
+    frozen: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -200,6 +214,8 @@ class BatchNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
+        if self.frozen:
+            train, scale, bias = False, lax.stop_gradient(scale), lax.stop_gradient(bias)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         x = x.astype(jnp.float32)
@@ -222,11 +238,21 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's GroupNorm of 32 groups: [b, h, w, c] -> [b, h, w, c], in float32; c is a multiple of 32."""
+
+    num_groups: int | None = 32
+    epsilon: float = 1e-5
+    use_fast_variance: bool = False
+
+
 class ConvBlock(nn.Module):
-    """Convolution without bias, BatchNorm, activation: mmcv's ConvModule. [b, h, w, c] -> [b, h', w', features].
+    """Convolution, normalisation, activation: mmcv's ConvModule. [b, h, w, c] -> [b, h', w', features].
 
     Attributes:
-      padding: as Conv's. epsilon, momentum, scale_init: as BatchNorm's.
+      padding, use_bias, kernel_init, bias_init: as Conv's. epsilon, momentum, scale_init: as BatchNorm's.
+      norm: 'batch', 'frozen' (BatchNorm's), 'group' (32 groups), or 'none': the convolution alone, for a norm and
+        activation of the caller's.
     """
 
     features: int
@@ -236,6 +262,10 @@ class ConvBlock(nn.Module):
     dilation: int = 1
     groups: int = 1
     activation: Callable | None = nn.relu
+    norm: str = "batch"
+    use_bias: bool = False
+    kernel_init: Callable = kaiming_normal
+    bias_init: Callable = nn.initializers.zeros
     tap_bias: bool = False
     dtype: Dtype = jnp.float32
     epsilon: float = 1e-5
@@ -251,12 +281,22 @@ class ConvBlock(nn.Module):
             padding=self.padding,
             dilation=self.dilation,
             groups=self.groups,
+            use_bias=self.use_bias,
             tap_bias=self.tap_bias,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
             dtype=self.dtype,
             name="conv",
         )(x)
-        norm = BatchNorm(self.epsilon, self.momentum, self.scale_init, dtype=self.dtype, name="bn")
-        x = norm(x, train)
+        if self.norm in ("batch", "frozen"):
+            frozen = self.norm == "frozen"
+            options = {"frozen": frozen, "dtype": self.dtype, "name": "bn"}
+            x = BatchNorm(self.epsilon, self.momentum, self.scale_init, **options)(x, train)
+        elif self.norm == "group":
+            norm: Any = GroupNorm(dtype=self.dtype, name="gn")
+            x = norm(x)
+        else:
+            return x
         return x if self.activation is None else self.activation(x)
 
 

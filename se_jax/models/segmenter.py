@@ -101,6 +101,11 @@ class Segmenter(nn.Module):
         """The outputs' class scores float32 [b, *size, K] for images of that size."""
         return self.decoder.scores(outputs, self._padded(size))[:, : size[0], : size[1]]
 
+    def segments(self, outputs, size: tuple[int, int], most: int):
+        """The surest masks that the scores of images of that size are the sum of, or None; see `Decoder.segments`."""
+        found = self.decoder.segments(outputs, self._padded(size), most)
+        return None if found is None else found | {"mask": found["mask"][..., : size[0], : size[1]]}
+
     def probabilities(self, scores):
         """What of scores is averaged over several views of an image."""
         return self.decoder.probabilities(scores)

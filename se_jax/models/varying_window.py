@@ -25,12 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from se_jax.models.attention import Linear, PackedProjection, attend, from_windows, to_windows
-from se_jax.models.layers import Conv, ConvBlock, add_bias, linear
+from se_jax.models.layers import Conv, ConvBlock, add_bias, linear, torch_bias, torch_uniform
 
 WINDOWS = 8  # on each axis
-
-# torch's default of a linear layer's weight
-torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def copy_shift(length: int, ratio: int) -> np.ndarray:
@@ -105,11 +102,13 @@ class VaryingWindowAttention(nn.Module):
       attention: 'nonlocal': query, key and value by 1x1 convolutions with a bias, the output by one without and a
         BatchNorm whose scale starts at zero, so that a new network starts without what this adds. 'multihead': torch's
         MultiheadAttention.
+      torch_embed: the embedding's convolution is torch's default, with a bias and uniform initial weights.
     """
 
     ratio: int
     heads: int = 1
     attention: str = "nonlocal"
+    torch_embed: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -135,7 +134,18 @@ class VaryingWindowAttention(nn.Module):
     def _embed(self, x, train: bool):
         """Densely overlapping patch embedding: the ratio x ratio pixels around each, in c / ratio**2 channels."""
         around = ((self.ratio - 1) // 2, self.ratio // 2)
-        ds = ConvBlock(x.shape[-1] // self.ratio**2, self.ratio, padding=0, dtype=self.dtype, name="ds")
+        default: dict[str, Any] = {}
+        if self.torch_embed:
+            default = {"kernel_init": torch_uniform, "bias_init": torch_bias(self.ratio**2 * x.shape[-1])}
+        ds = ConvBlock(
+            x.shape[-1] // self.ratio**2,
+            self.ratio,
+            padding=0,
+            use_bias=self.torch_embed,
+            dtype=self.dtype,
+            name="ds",
+            **default,
+        )
         return ds(jnp.pad(x, ((0, 0), around, around, (0, 0))), train)
 
     def _attend(self, q, k, v):

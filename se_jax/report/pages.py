@@ -56,6 +56,7 @@ def _page(title: str, runs: list[Run], note: str = "") -> str:
         worst=errors.worst_images(runs),
         equalizer=results.equalizer(runs),
         samples=results.samples(runs),
+        segments=results.segments(runs),
         environment=_options([run.environment for run in runs]),
         config=_options([run.config for run in runs]),
     )

@@ -158,3 +158,24 @@ def samples(runs) -> dict | None:
             for key in keys
         ],
     }
+
+
+def segments(runs) -> list[dict]:
+    """For each run that has such, the masks that one image's prediction is made of: the image, dark outside of them."""
+    shown = []
+    for run in runs:
+        if not (found := run.segments):
+            continue
+        image = found["image"]
+        light = 0.15 + 0.85 * found["mask"][..., None] / 255
+        cells = [
+            {
+                "photo": pictures.photo((image * mask).astype(np.uint8)),
+                "name": found["names"][class_id],
+                "color": found["palette"][class_id],
+                "score": f"{score:.2f}",
+            }
+            for mask, class_id, score in zip(light, found["class_id"], found["score"], strict=True)
+        ]
+        shown.append({"run": run.name if len(runs) > 1 else "", "photo": pictures.photo(image), "cells": cells})
+    return shown

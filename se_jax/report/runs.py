@@ -14,6 +14,7 @@ TRAINING = {
     "equalizer": files.EQUALIZER,
     "environment": files.ENVIRONMENT,
     "samples": files.SAMPLES,
+    "segments": files.SEGMENTS,
     "confusion": files.CONFUSION,
     "worst": files.WORST,
 }
@@ -36,6 +37,7 @@ class Run:
     equalizer: dict = dataclasses.field(default_factory=dict)
     environment: dict = dataclasses.field(default_factory=dict)
     samples: dict = dataclasses.field(default_factory=dict)
+    segments: dict = dataclasses.field(default_factory=dict)
     confusion: dict = dataclasses.field(default_factory=dict)
     worst: dict = dataclasses.field(default_factory=dict)
 

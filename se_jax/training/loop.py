@@ -200,6 +200,7 @@ def finish(config, workdir, model, state, data, mesh, result: dict, shown: dict,
         *(model, train_state.variables(state, averaged=True), data.val, data.labels, config.eval, mesh),
         on_error=config.data.on_error,
         each=each,
+        segments=workdir / run.SEGMENTS,
     )
     result["equalizer"] = config.model.equalizer.mode
     if data.warnings:

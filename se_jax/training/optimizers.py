@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules of the reference (mmengine 0.10.7 with torch's SGD and AdamW), and a cosine.
+"""Optimisers and learning-rate schedules of the reference (mmengine 0.10.7 with torch's SGD and AdamW), and others.
 
 Single parameters get another rate or decay by two options that stand for the reference's `paramwise_cfg`. Each is a
 sequence of (pattern, multiplier), e.g. `(("^decoder/", 10.0),)`:
@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import optax
 
 NAMES = ("sgd", "adamw")
-SCHEDULES = ("poly", "cosine")
+SCHEDULES = ("poly", "poly_open", "cosine")
 
 
 def poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=1e-4, warmup_steps=0, warmup_factor=1e-6):
@@ -38,6 +38,11 @@ def poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=1e-4, warmu
     Step t of the decay's T steps has minimum + (base - minimum) * (1 - t / (T - 1)) ** power; note the T - 1. The
     warm-up goes from warmup_factor * base at step 0 to base at step warmup_steps - 1.
     """
+    return _schedule(lambda left: left**power, base, num_steps - 1, minimum, warmup_steps, warmup_factor)
+
+
+def open_poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=0.0, warmup_steps=0, warmup_factor=1e-6):
+    """The same with T in the place of T - 1, so that the last step is still above `minimum`: that of detectron2."""
     return _schedule(lambda left: left**power, base, num_steps, minimum, warmup_steps, warmup_factor)
 
 
@@ -50,12 +55,11 @@ def cosine_schedule(base: float, num_steps: int, *, minimum=0.0, warmup_steps=0,
     def decay(left):
         return (1 - jnp.cos(jnp.pi * left)) / 2
 
-    return _schedule(decay, base, num_steps, minimum, warmup_steps, warmup_factor)
+    return _schedule(decay, base, num_steps - 1, minimum, warmup_steps, warmup_factor)
 
 
-def _schedule(decay, base: float, num_steps: int, minimum: float, warmup_steps: int, warmup_factor: float):
-    """Linear warm-up, then `decay` of the share of the steps that is left, 1 to 0."""
-    last = num_steps - 1
+def _schedule(decay, base: float, last: int, minimum: float, warmup_steps: int, warmup_factor: float):
+    """Linear warm-up, then `decay` of the share of the steps that is left, 1 to 0 at step `last`."""
 
     def schedule(step):
         # whole numbers are subtracted before the division: 1 - t / (T - 1) in float32 would lose the last steps' digits
@@ -73,7 +77,8 @@ def build(config, num_steps: int):
     SGD is torch's, also with `nesterov`: decay is added to the gradient before the momentum; the rate multiplies the
     momentum buffer. AdamW decays a parameter by its own rate, with betas 0.9, 0.999 and eps 1e-8. Both decay every
     parameter, norms and biases too, but for `decay_multipliers`. As in the reference, a parameter with a rate
-    multiplier has a schedule of its own, from that many times the rate to the same minimum.
+    multiplier has a schedule of its own, from that many times the rate to the same minimum. With `clip_norm` gradients
+    of a longer L2 norm, over all parameters together, are first cut to that length.
 
     Returns:
       (optax.GradientTransformation, schedule: 0-based step -> float32 rate of a parameter without a multiplier).
@@ -90,15 +95,22 @@ def build(config, num_steps: int):
         options = {"minimum": config.min_learning_rate, "warmup_steps": config.warmup_steps}
         if config.schedule == "cosine":
             return cosine_schedule(base, num_steps, **options)
-        return poly_schedule(base, num_steps, power=config.power, **options)
+        poly = open_poly_schedule if config.schedule == "poly_open" else poly_schedule
+        return poly(base, num_steps, power=config.power, **options)
 
     decay = _by_path(lambda by: optax.add_decayed_weights(by * config.weight_decay), config, "decay_multipliers")
     rate = _by_path(lambda by: optax.scale_by_learning_rate(schedule_of(by)), config, "rate_multipliers")
     if config.name == "sgd":
-        return optax.chain(decay, optax.chain(optax.trace(config.momentum, config.nesterov), rate)), schedule_of(1.0)
-    if config.name == "adamw":
-        return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay, rate), schedule_of(1.0)
-    raise ValueError(f"optimizer.name is {config.name!r}; expected one of {', '.join(NAMES)}")
+        tx = optax.chain(decay, optax.chain(optax.trace(config.momentum, config.nesterov), rate))
+    elif config.name == "adamw":
+        tx = optax.chain(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay, rate)
+    else:
+        raise ValueError(f"optimizer.name is {config.name!r}; expected one of {', '.join(NAMES)}")
+    if config.clip_norm < 0:
+        raise ValueError(f"optimizer.clip_norm is {config.clip_norm}; expected a length, or 0 to cut no gradient")
+    if config.clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+    return tx, schedule_of(1.0)
 
 
 def _by_path(make, config, option: str) -> optax.GradientTransformation:

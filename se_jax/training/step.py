@@ -24,7 +24,8 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config, l
       metrics: `se_jax.evaluation.metrics.Metric`s of the scores in training, e.g. their accuracy.
 
     The step's batch: global arrays 'image' uint8 [b, h, w, 3], 'size' int32 [b, 2], 'label' uint8 [b, h, w]. measured:
-    float32 scalars loss (the sum), every term by its name, learning_rate, gradient_norm; and 'metrics', their states.
+    float32 scalars loss (the sum), every term by its name, what losses report besides, learning_rate, gradient_norm;
+    and 'metrics', their states.
     """
 
     def loss_of(params, batch_stats, constants, keys, part, normalizers):
@@ -47,6 +48,7 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config, l
 
     def train_step(state, batch):
         normalizers = tuple(loss.normalizer(batch) for loss in losses)
+        batch = batch | {"place": jnp.arange(len(batch["label"]))}
         keys = {name: jax.random.fold_in(stream(config.seed, name), state.step) for name in ("dropout", "loss")}
 
         def gradients(batch_stats, keys, part):
@@ -57,6 +59,8 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config, l
             grads, (batch_stats, measured) = gradients(state.batch_stats, keys, batch)
         else:
             grads, batch_stats, measured = accumulated(gradients, state.batch_stats, keys, batch, config.accumulate)
+        for loss in losses:
+            measured |= loss.reports(batch)
         measured |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree_utils.tree_norm(grads)}
         return train_state.update(state, grads, batch_stats, tx, config.ema_decay), measured
 
@@ -72,7 +76,7 @@ def accumulated(gradients, batch_stats, keys, batch, count: int):
 
     def add(carry, part):
         batch_stats, sums = carry
-        own = {name: jax.random.fold_in(key, part[0]) for name, key in keys.items()}
+        own = keys | {"dropout": jax.random.fold_in(keys["dropout"], part[0])}  # losses fold in an image's place
         grads, (batch_stats, measured) = gradients(batch_stats, own, part[1])
         return (batch_stats, jax.tree.map(jnp.add, sums, (grads, measured))), None
 

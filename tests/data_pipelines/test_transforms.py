@@ -1,4 +1,5 @@
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -241,3 +242,52 @@ def test_grey_pixels_keep_their_colour(turn):
     grey = tf.constant(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, -1))
     assert difference(transforms.change_hue(grey, turn), grey)[0] <= 1
     assert difference(transforms.change_saturation(grey, 1.4), grey)[0] <= 1
+
+
+# ---- detectron2's ways ----
+
+
+@pytest.mark.parametrize("height, width, size", [(90, 123, (31, 40)), (60, 41, (97, 66)), (50, 50, (50, 20))])
+def test_antialiased_pixels_are_pils(height, width, size):
+    image, _ = picture(height, width)
+    expected = PIL.Image.fromarray(image.numpy()).resize(size[::-1], PIL.Image.Resampling.BILINEAR)
+    resized = transforms.resize_window_antialiased(image, tf.constant(size), tf.constant([0, 0]), tf.constant(size))
+    greatest, share = difference(resized, expected)
+    assert greatest <= 1 and share < 0.02
+    corner, extent = tf.constant([size[0] // 3, size[1] // 4]), tf.constant([size[0] // 2, size[1] // 2])
+    window = transforms.resize_window_antialiased(image, tf.constant(size), corner, extent)
+    (top, left), (rows, columns) = corner.numpy(), extent.numpy()
+    greatest, share = difference(window, resized.numpy()[top : top + rows, left : left + columns])
+    assert greatest <= 1 and share < 0.02
+
+
+def test_the_shorter_side_is_one_of_the_list_and_the_longer_one_limited():
+    def size(draw, height, width, **options):
+        return transforms.random_size(tf.constant([height, width]), draw, Augmentation((8, 8), **options)).numpy()
+
+    sides = (256, 307, 1024)
+    found = [size(draw, 360, 480, short_sides=sides).tolist() for draw in (0.0, 0.34, 1 - 2**-24)]
+    assert found == [[256, 341], [307, 409], [1024, 1365]]
+    assert size(0.0, 480, 360, short_sides=sides, longest_side=300).tolist() == [300, 225]
+
+
+def test_padding_of_a_grey_counts_as_content():
+    image, label = picture(10, 12)
+    options = Augmentation(crop=(16, 16), short_sides=(10,), padding=128, photometric=False, flip=0.0)
+    out = augment_function(options)(image, label, tf.constant([0, 1], tf.int64))
+    assert out["size"].numpy().tolist() == [16, 16]
+    shown, truth = out["image"].numpy(), out["label"].numpy()
+    np.testing.assert_array_equal(shown[:10, :12], image)
+    assert (shown[10:] == 128).all() and (shown[:, 12:] == 128).all()
+    assert (truth[10:] == 255).all() and (truth[:, 12:] == 255).all()
+
+
+def test_the_hue_turns_to_both_ends():
+    """A pure red, turned by -18 and by 18 steps of two degrees."""
+    image = tf.constant(np.full((1, 1, 3), (255, 0, 0), np.uint8))
+    draws = np.ones(9, np.float32)
+    draws[4] = 0  # the hue, and nothing else
+    for last, turn in ((0.0, -18), (1 - 2**-24, 18)):
+        draws[8] = last
+        found = transforms.photometric_distortion(image, tf.constant(draws), (-18, 18))
+        np.testing.assert_array_equal(found, transforms.change_hue(image, turn))

@@ -33,10 +33,12 @@ def test_folded_network_equals_explicit_network(head, statistics):
     folded_variables = fold(variables)
     assert "equalizer" not in folded_variables
     images = normalize(jnp.asarray(tiny.images(size=side)))
-    expected = jax.jit(explicit.apply)(variables, images)["logits"]
-    folded = jax.jit(explicit.with_equalizer(mode="folded").apply)(folded_variables, images)["logits"]
-    assert jnp.abs(folded - expected).max() <= 1e-5 * expected.std()
-    plain = jax.jit(explicit.with_equalizer(mode="none").apply)(folded_variables, images)["logits"]
+    expected = tiny.result(jax.jit(explicit.apply)(variables, images))
+    folded = tiny.result(jax.jit(explicit.with_equalizer(mode="folded").apply)(folded_variables, images))
+    assert jnp.abs(folded - expected).max() <= 2e-5 * expected.std()
+    # without the statistics, or where all of them went into other parameters with the initial ones
+    plain_variables = variables if head == "mask2former" else folded_variables
+    plain = tiny.result(jax.jit(explicit.with_equalizer(mode="none").apply)(plain_variables, images))
     assert jnp.abs(plain - expected).max() > 1e-2 * expected.std(), "the shift must matter, or the test proves nothing"
 
 

@@ -42,6 +42,8 @@ def names(module, *inputs, equalized=False):
         ("uper", ["ppm", "topdown_2", "topdown_1", "topdown_0", "fpn"]),
         ("sep_aspp", ["aspp", "c1"]),
         ("vwformer", ["mla", "branches", "lle"]),
+        ("mask2former", ["fpn"]),
+        ("vw_mask2former", ["mla", "branches", "lle"]),
         (
             "eseg",
             ["extra", *(f"topdown_0_{i}" for i in (6, 5, 4, 3, 2)), *(f"bottomup_0_{i}" for i in range(3, 8)), "sum"],

@@ -1,5 +1,8 @@
 """Checkpoint files: what is read, and a clear error for everything else."""
 
+import os
+import pickle
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -39,7 +42,7 @@ def test_the_prefix_of_parallel_training_is_taken_off(tmp_path):
             r"text.pth is no PyTorch file: .*git-lfs.*Download",
         ),
         ("text.safetensors", b"not found", "text.safetensors is no complete .safetensors file"),
-        ("weights.h5", b"", "weights.h5 ends in '.h5'; expected .safetensors, .pth"),
+        ("weights.h5", b"", "weights.h5 ends in '.h5'; expected one of .safetensors, .pth"),
     ],
 )
 def test_files_of_another_kind_are_refused(tmp_path, name, content, message):
@@ -63,6 +66,32 @@ def test_without_pytorch_the_way_round_is_told(tmp_path, monkeypatch):
     (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match="PyTorch, which is not installed.*safetensors"):
         files.read(tmp_path / "weights.pth")
+
+
+class TestPickledArrays:
+    """detectron2's files."""
+
+    @pytest.mark.parametrize("protocol", [2, 5])
+    def test_arrays_are_read(self, tmp_path, protocol):
+        content = {"model": TENSORS, "__author__": "somebody", "matching_heuristics": True, "loss": np.float64(3.0)}
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, protocol))
+        assert equal(files.read(tmp_path / "x.pkl"), TENSORS)
+
+    def test_code_is_refused_and_not_executed(self, tmp_path):
+        class Malicious:
+            def __reduce__(self):
+                return os.system, (f"touch {tmp_path / 'executed'}",)
+
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": TENSORS, "extra": Malicious()}))
+        with pytest.raises(ValueError, match="x.pkl is refused: loading it would execute code, posix.system"):
+            files.read(tmp_path / "x.pkl")
+        assert not (tmp_path / "executed").exists()
+
+    @pytest.mark.parametrize("content", [b"", b"version https", pickle.dumps({"model": TENSORS})[:-20]])
+    def test_other_files_are_refused(self, tmp_path, content):
+        (tmp_path / "x.pkl").write_bytes(content)
+        with pytest.raises(ValueError, match="x.pkl is"):
+            files.read(tmp_path / "x.pkl")
 
 
 class TestPickled:

@@ -57,11 +57,15 @@ class TestEveryNetwork:
         forward = jax.jit(model.apply)
         for size in (*sides, sides[0]):
             images = normalize(jnp.asarray(tiny.images(size=size)))
-            logits = forward(variables, images)["logits"]
-            maps = jax.eval_shape(model.apply, variables, images)["logits"]
-            assert logits.shape == maps.shape == (2, *logits.shape[1:3], tiny.CLASSES)
-            assert logits.dtype == jnp.float32
-            assert jnp.isfinite(logits).all() and logits.std() > 0
+            outputs = forward(variables, images)
+            maps = jax.eval_shape(model.apply, variables, images)
+            assert jax.tree.map(jnp.shape, outputs) == jax.tree.map(jnp.shape, maps)
+            scores = jax.eval_shape(lambda outputs, size=size: model.scores(outputs, (size, size)), outputs)
+            assert scores.shape == (2, size, size, tiny.CLASSES)
+            for x in (*outputs.values(), scores):
+                assert x.dtype == jnp.float32
+            for x in outputs.values():
+                assert jnp.isfinite(x).all() and x.std() > 0
         assert forward._cache_size() == 2
 
     def test_every_parameter_gets_a_finite_gradient(self, network):
@@ -74,7 +78,7 @@ class TestEveryNetwork:
                 outputs, updates = model.apply(
                     {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
                 )
-                return sum(jnp.mean(jnp.square(logits)) for logits in outputs.values()), updates
+                return sum(jnp.mean(jnp.square(x)) for x in outputs.values()), updates
 
             return jax.grad(loss, has_aux=True)(params)
 
@@ -108,7 +112,8 @@ class TestEveryNetwork:
         encoder = {name: part["encoder"] for name, part in born.items() if "encoder" in part}
         maps = jax.eval_shape(rough.encoder.apply, encoder, images)
         assert {leaf.dtype for leaf in maps} == {jnp.dtype("bfloat16")}
-        assert jax.eval_shape(rough.apply, born, images)["logits"].dtype == jnp.float32
+        outputs = jax.eval_shape(rough.apply, born, images)
+        assert {x.dtype for x in outputs.values()} == {jnp.dtype("float32")}
 
     def test_variables_are_saved_exported_and_loaded_bit_by_bit(self, network, tmp_path):
         model, variables, _ = network

@@ -8,6 +8,7 @@ import pytest
 from se_jax.models.encoders import ResNet
 from se_jax.models.encoders.resnet import ResidualBlock
 from se_jax.models.layers import max_pool
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,22 @@ def test_new_residual_branches_are_zero(resnet18):
     assert not params["layer4_1"]["conv2"]["bn"]["scale"].any()
     assert params["layer4_1"]["conv1"]["bn"]["scale"].all()
     assert params["layer4_0"]["downsample"]["bn"]["scale"].all()
+
+
+def test_frozen_norms_keep_what_they_start_from():
+    """In training as in inference; nothing of them moves, all else gets a gradient."""
+    model = ResNet(depth=18, width=8, variant="v1b", output_stride=32, frozen_norm=True)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 64, 3)), jnp.float32)
+    variables = tiny.fill(jax.eval_shape(model.init, jax.random.key(0), images))
+
+    @jax.jit
+    def run(params):
+        maps, updates = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+        return sum(jnp.mean(jnp.square(x)) for x in maps), (maps, updates)
+
+    (_, (maps, updates)), gradient = jax.value_and_grad(run, has_aux=True)(variables["params"])
+    for found, expected in zip(maps, jax.jit(model.apply)(variables, images), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
+    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        assert jnp.any(leaf != 0) == (path[-1].key == "kernel"), path

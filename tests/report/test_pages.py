@@ -12,7 +12,7 @@ from se_jax.report.runs import Run
 from tests.report.parsed import Page
 
 NAMES = ["ground", "disc", "a<b"]
-HEADINGS = ["Training", "Classes", "Scale equalizer", "Validation images", "Set-up", "Environment", "Config"]
+HEADINGS = ["Training", "Classes", "Scale equalizer", "Validation images", "Masks", "Set-up", "Environment", "Config"]
 
 
 def write_statistics(path, rows):
@@ -43,6 +43,9 @@ def workdir(tmp_path):
         samples[f"truth_{i}"] = rng.choice(np.array([0, 1, 2, 255], np.uint8), (20, 30))
         samples[f"prediction_{i}"] = rng.integers(0, 3, (20, 30), dtype=np.uint8)
     np.savez(path / "samples.npz", **samples)
+    segments = {key: samples[key] for key in ("palette", "names")} | {"image": samples["image_0"]}
+    segments |= {"class_id": np.array([2, 0]), "score": np.array([0.876, 0.5], np.float32)}
+    np.savez(path / "segments.npz", **segments, mask=rng.integers(0, 256, (2, 20, 30), dtype=np.uint8))
     return path
 
 
@@ -50,11 +53,11 @@ def test_page_shows_everything_and_loads_nothing(workdir):
     text = pages.write(workdir).read_text()
     page = Page(text)
     assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
-    assert len(page.addresses) == 6  # two rows of image, truth, prediction
+    assert len(page.addresses) == 6 + 3  # two rows of image, truth, prediction; an image and two masks of it
     assert not re.search(r"url\(|@import|<script|<link", text)
     assert page.tags.count("svg") == 3  # loss, mIoU, equalizer
     assert page.headings == HEADINGS
-    for shown in ("70.62", "91.25", "a<b", "pool1", "0.02", "versions.jax", "ignored"):
+    for shown in ("70.62", "91.25", "a<b", "pool1", "0.02", "a<b 0.88", "ground 0.50", "versions.jax", "ignored"):
         assert shown in page.texts, shown
     assert page.texts.count("explicit") == 2  # in the tile, and in the config
     assert "psp head · 3 classes · seed 7" in page.texts
@@ -81,6 +84,7 @@ def test_warnings_and_means_over_fewer_classes_are_said(workdir):
         ("history.jsonl", "Training"),
         ("equalizer.json", "Scale equalizer"),
         ("samples.npz", "Validation images"),
+        ("segments.npz", "Masks"),
         ("environment.json", "Environment"),
         ("config.json", "Config"),
     ],
@@ -111,7 +115,7 @@ def test_comparison_shows_both_runs_and_their_difference(workdir, tmp_path):
     page = Page(path.read_text())
     for shown in ("+12.50", "+0.00", "prediction, equal", "One.", "Two."):
         assert shown in page.texts, shown
-    assert len(page.addresses) == 8  # two rows of image, truth, and the prediction of either run
+    assert len(page.addresses) == 8 + 3  # two rows of image, truth, and the prediction of either run; masks of one
 
 
 def test_what_differs_between_runs_is_marked(workdir, tmp_path):
@@ -134,8 +138,8 @@ def test_names_are_escaped_wherever_they_stand(workdir, tmp_path):
     runs, path = {nasty: workdir, "other": workdir}, tmp_path / "page.html"
     page = Page(pages.write_comparison(runs, path, title=nasty, note=nasty).read_text())
     assert "script" not in page.tags and all(address.startswith("data:image/") for address in page.addresses)
-    # title, headline, note; tile, mode in two tiles; key, class; site and branch in chart and table; set-up
-    assert page.texts.count(nasty) == 3 + 3 + 2 + 4 + 5
+    # title, headline, note; tile, mode in two tiles; key, class; site and branch in chart and table; masks; set-up
+    assert page.texts.count(nasty) == 3 + 3 + 2 + 4 + 1 + 5
 
 
 def test_a_value_that_a_template_lacks_is_an_error():

@@ -68,6 +68,13 @@ def test_poly_is_the_references(golden, name, recipe, num_steps):
     np.testing.assert_allclose(1e6 * rate, case[f"res/{name}/lr_x1e6"], rtol=2e-6, atol=1e-9)
 
 
+def test_the_open_poly_is_detectron2s(golden):
+    case = golden("m2f_ops")
+    recipe = config(schedule="poly_open", learning_rate=1e-4)
+    _, schedule = optimizers.build(recipe, case.meta["lr_total"])
+    np.testing.assert_allclose(jax.jit(schedule)(np.array(case.meta["lr_steps"])), case["out/lr"], rtol=2e-6)
+
+
 def test_cosine_is_its_formula():
     settings = config(schedule="cosine", learning_rate=0.08, min_learning_rate=1e-3, warmup_steps=5)
     _, schedule = optimizers.build(settings, 105)
@@ -83,7 +90,7 @@ def test_a_schedule_of_one_step_is_defined(schedule):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="optimizer.schedule is 'step'; expected one of poly, cosine"):
+    with pytest.raises(ValueError, match="optimizer.schedule is 'step'; expected one of poly, poly_open, cosine"):
         optimizers.build(config(schedule="step"), 10)
 
 
@@ -143,6 +150,23 @@ def test_steps_are_torchs(name, nesterov, torch_step, multipliers):
         jax.tree.map(
             lambda ours, pair: np.testing.assert_allclose(ours, pair[0], rtol=1e-5, atol=2e-6), params, weights
         )
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_long_gradients_are_cut_before_anything_else(name):
+    """One of half the length is not; and all parameters together have the length."""
+    plain, _ = optimizers.build(config(name=name), 8)
+    cut, _ = optimizers.build(config(name=name, clip_norm=0.5), 8)
+    params, gradients = draw(0), draw(1)
+    unit = jax.tree.map(lambda x: x / optax.tree_utils.tree_norm(gradients), gradients)
+    for length in (0.25, 4.0):
+        given = jax.tree.map(lambda x, length=length: length * x, unit)
+        expected = jax.tree.map(lambda x, length=length: min(length, 0.5) * x, unit)
+        updates, _ = cut.update(given, cut.init(params), params)
+        same, _ = plain.update(expected, plain.init(params), params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9), updates, same)
+    with pytest.raises(ValueError, match="optimizer.clip_norm is -1"):
+        optimizers.build(config(clip_norm=-1.0), 8)
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)

@@ -4,10 +4,12 @@ from se_jax.models.decoders.aspp import ASPPHead
 from se_jax.models.decoders.dupsampling import DUpsamplingHead
 from se_jax.models.decoders.eseg import ESegHead
 from se_jax.models.decoders.fcn import FCNHead
+from se_jax.models.decoders.mask2former import Mask2FormerHead
 from se_jax.models.decoders.psp import PSPHead
 from se_jax.models.decoders.segformer import SegformerHead
 from se_jax.models.decoders.sep_aspp import SepASPPHead
 from se_jax.models.decoders.uper import UPerHead
+from se_jax.models.decoders.vw_mask2former import VWMask2FormerHead
 from se_jax.models.decoders.vwformer import VWFormerHead
 
 __all__ = [
@@ -15,9 +17,11 @@ __all__ = [
     "DUpsamplingHead",
     "ESegHead",
     "FCNHead",
+    "Mask2FormerHead",
     "PSPHead",
     "SegformerHead",
     "SepASPPHead",
     "UPerHead",
     "VWFormerHead",
+    "VWMask2FormerHead",
 ]

@@ -59,6 +59,19 @@ class Decoder(nn.Module):
         """Scores [..., num_classes] -> what is averaged over several views of an image: by default their softmax."""
         return jax.nn.softmax(scores, axis=-1)
 
+    def segments(self, outputs: dict[str, Any], size: tuple[int, int], most: int) -> dict[str, Any] | None:
+        """The masks that scores are the sum of, the surest first, at most `most`; for a picture in a run's report.
+
+        {'class_id': int [b, n], 'score': float32 [b, n], 'mask': float32 [b, n, *size], of 0 to 1}; None where scores
+        are no such sum, as with most heads.
+        """
+        return None
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether `segments` finds any."""
+        return type(self).segments is not Decoder.segments
+
     def facts(self) -> dict[str, Any]:
         """What constants of `constants` depend on, by option; those of a run must be the same."""
         return {}

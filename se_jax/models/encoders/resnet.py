@@ -38,6 +38,7 @@ class ResidualBlock(nn.Module):
       average_shortcut: V1d's shortcut, which averages before its 1x1 convolution instead of dropping pixels.
       plain_shortcut: beta's shortcut, which drops pixels and has a convolution only where the channels change.
       with_branch: return the branch too, as it is before the sum: (block's output, branch's output).
+      norm: as ConvBlock's.
     """
 
     features: int
@@ -48,15 +49,17 @@ class ResidualBlock(nn.Module):
     plain_shortcut: bool = False
     with_branch: bool = False
     scale_init: Callable = nn.initializers.zeros
+    norm: str = "batch"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        last = {"activation": None, "scale_init": self.scale_init, "dtype": self.dtype}
-        spatial = {"strides": self.strides, "dilation": self.dilation, "dtype": self.dtype}
+        common = {"norm": self.norm, "dtype": self.dtype}
+        last = {"activation": None, "scale_init": self.scale_init, **common}
+        spatial = {"strides": self.strides, "dilation": self.dilation, **common}
         if self.bottleneck:
             out = self.features * BOTTLENECK_EXPANSION
-            y = ConvBlock(self.features, 1, dtype=self.dtype, name="conv1")(x, train)
+            y = ConvBlock(self.features, 1, **common, name="conv1")(x, train)
             y = ConvBlock(self.features, 3, **spatial, name="conv2")(y, train)
             y = ConvBlock(out, 1, **last, name="conv3")(y, train)
         else:
@@ -69,7 +72,7 @@ class ResidualBlock(nn.Module):
             strides = self.strides
             if self.average_shortcut and strides > 1:
                 x, strides = avg_pool_ceil(x, strides), 1
-            shortcut = ConvBlock(out, 1, strides=strides, activation=None, dtype=self.dtype, name="downsample")
+            shortcut = ConvBlock(out, 1, strides=strides, activation=None, **common, name="downsample")
             x = shortcut(x, train)
         return (nn.relu(y + x), y) if self.with_branch else nn.relu(y + x)
 
@@ -91,6 +94,7 @@ class ResNet(nn.Module):
       outputs: names of the maps to hand out, in this order: 'layer1' to 'layer4', the default; 'conv1_3', the stem's,
         of stride 2; 'b1u2c3', what the third convolution of block 1's unit 2 and its normalisation put out, before
         shortcut and ReLU ('c2' in networks of basic blocks). The names are DeepLab's, shortened.
+      frozen_norm: BatchNorm keeps the running statistics, scales and biases that it starts from, also in training.
       remat: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
@@ -103,6 +107,7 @@ class ResNet(nn.Module):
     width: int = 64
     multi_grid: tuple[int, ...] | None = None
     outputs: tuple[str, ...] = STAGES
+    frozen_norm: bool = False
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -178,6 +183,7 @@ class ResNet(nn.Module):
                     average_shortcut=self.variant == "v1d",
                     plain_shortcut=self.variant == "beta",
                     with_branch=branch in self.outputs,
+                    norm=self._norm,
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{index}",
                 )(x, train)
@@ -186,13 +192,18 @@ class ResNet(nn.Module):
             maps.setdefault(STAGES[stage], x)
         return tuple(maps[name] for name in self.outputs)
 
+    @property
+    def _norm(self) -> str:
+        return "frozen" if self.frozen_norm else "batch"
+
     def _stem(self, x, train: bool):
+        common = {"norm": self._norm, "dtype": self.dtype}
         if self.variant == "v1b":
-            return ConvBlock(self.width, 7, strides=2, dtype=self.dtype, name="stem_0")(x, train)
+            return ConvBlock(self.width, 7, strides=2, **common, name="stem_0")(x, train)
         narrow = self._stem_width // 2
-        x = ConvBlock(narrow, 3, strides=2, dtype=self.dtype, name="stem_0")(x, train)
-        x = ConvBlock(narrow, 3, dtype=self.dtype, name="stem_1")(x, train)
-        return ConvBlock(self._stem_width, 3, dtype=self.dtype, name="stem_2")(x, train)
+        x = ConvBlock(narrow, 3, strides=2, **common, name="stem_0")(x, train)
+        x = ConvBlock(narrow, 3, **common, name="stem_1")(x, train)
+        return ConvBlock(self._stem_width, 3, **common, name="stem_2")(x, train)
 
     def _strides(self) -> tuple[int, ...]:
         """The stride of every stage, which its first block has or, of 'beta', its last."""

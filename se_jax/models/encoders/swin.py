@@ -33,7 +33,6 @@ VARIANTS = {
     "large": {"width": 192, "depths": (2, 2, 18, 2), "heads": (6, 12, 24, 48), "window": 7, "drop_path": 0.3},
 }
 EPSILON = 1e-5
-MLP_RATIO = 4
 PATCH = 4
 MASKED = -100.0  # the reference's; e**-100 of a weight still passes
 
@@ -113,6 +112,7 @@ class SwinBlock(nn.Module):
     window: int
     shift: int
     drop_path: float
+    mlp_ratio: int = 4
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -121,7 +121,7 @@ class SwinBlock(nn.Module):
         y = WindowAttention(self.heads, self.window, self.shift, dtype=self.dtype, name="attn")(y)
         x = x + DropPath(self.drop_path)(y, train)
         y = LayerNorm(EPSILON, dtype=self.dtype, name="norm2")(x)
-        y = Mlp(MLP_RATIO * x.shape[-1], dtype=self.dtype, name="ffn")(y)
+        y = Mlp(self.mlp_ratio * x.shape[-1], dtype=self.dtype, name="ffn")(y)
         return x + DropPath(self.drop_path)(y, train)
 
 
@@ -171,6 +171,7 @@ class Swin(nn.Module):
       heads: attention heads of the four stages.
       window: side of a window in pixels of its map: 7, or 12 for weights trained at 384 x 384.
       drop_path: the last block's rate of stochastic depth; the others' rise to it from zero, in equal steps.
+      mlp_ratio: hidden channels of the MLPs, in multiples of the map's.
       remat: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
@@ -184,6 +185,7 @@ class Swin(nn.Module):
     heads: tuple[int, ...] | None = None
     window: int | None = None
     drop_path: float | None = None
+    mlp_ratio: int = 4
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -227,6 +229,7 @@ class Swin(nn.Module):
                     sizes.window,
                     shift=index % 2 * (sizes.window // 2),
                     drop_path=rate,
+                    mlp_ratio=self.mlp_ratio,
                     dtype=self.dtype,
                     name=f"stages_{stage}_blocks_{index}",
                 )(x, train)

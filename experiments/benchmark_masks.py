@@ -1,0 +1,152 @@
+"""A training step of Mask2Former, matching and losses in it, and of transformers' implementation: time and memory.
+
+python -m experiments.benchmark_masks --size=512 --batch=2
+
+ResNet-50, 150 classes, random images and labels, AdamW with cut gradients, float32. The sides take turns in one
+process; times are minima over the turns, and a busy machine falsifies them. Memory is what a step needs beyond an idle
+process: of ours what XLA says of the compiled program (arguments, results and temporaries); of PyTorch how much a process of its
+own grows from before the network is made to the highest point of a second step. Needs PyTorch and transformers, neither
+TensorFlow nor a data set.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmark import Candidate, take_turns
+from se_jax import losses, parallel
+from se_jax.config import datasets, networks
+from se_jax.models import build
+from se_jax.training import optimizers, state
+from se_jax.training.step import make_train_step
+
+CLASSES = 150
+STEPS = 1000
+
+
+def make_batch(flags) -> dict[str, np.ndarray]:
+    """Images, and labels of ten classes each in blocks, as those of ADE20K have about ten."""
+    rng = np.random.default_rng(0)
+    side = flags.size // 8
+    blocks = np.stack([rng.choice(rng.choice(CLASSES, 10, False), (8, 8)) for _ in range(flags.batch)])
+    label = np.kron(blocks, np.ones((side, side))).astype(np.uint8)
+    image = rng.integers(0, 256, (*label.shape, 3)).astype(np.uint8)
+    return {"image": image, "label": label, "size": np.tile(np.int32(label.shape[1:]), (flags.batch, 1))}
+
+
+class Ours:
+    """Our step, compiled; `run()` does one."""
+
+    def __init__(self, flags):
+        config = networks.mask2former(datasets.ade20k(), "r50")
+        config.model.dtype, config.model.equalizer.mode = "float32", "none"
+        config.model.encoder.frozen_norm = False  # as transformers has it
+        model = build(config.model)
+        tx, schedule = optimizers.build(config.optimizer, STEPS)
+        images = jnp.zeros((1, flags.size, flags.size, 3))
+        variables = parallel.jit_once(model.init)(jax.random.key(0), images)
+        self.state, self.batch = state.create(variables, tx), jax.device_put(make_batch(flags))
+        step = make_train_step(model, tx, schedule, config, losses.build(config.loss, model))
+        start = time.perf_counter()
+        self.step = parallel.jit(step, donate_argnums=0).lower(self.state, self.batch).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def run(self):
+        self.state, measured = self.step(self.state, self.batch)
+        return float(measured["loss"])
+
+    def memory(self) -> int:
+        sizes = self.step.memory_analysis()
+        kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+        return kept + sizes.temp_size_in_bytes
+
+
+class Theirs:
+    """The step of transformers' Mask2FormerForUniversalSegmentation, with its own loss and scipy's assignment."""
+
+    def __init__(self, flags):
+        import torch
+        import transformers
+
+        torch.manual_seed(0)
+        backbone = transformers.ResNetConfig(out_features=[f"stage{i}" for i in range(1, 5)])
+        config = transformers.Mask2FormerConfig(backbone_config=backbone, num_labels=CLASSES)
+        self.model = transformers.Mask2FormerForUniversalSegmentation(config).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, weight_decay=0.05)
+        batch = make_batch(flags)
+        self.images = torch.from_numpy(batch["image"].transpose(0, 3, 1, 2).astype(np.float32) / 128 - 1)
+        self.classes = [torch.from_numpy(np.unique(label).astype(np.int64)) for label in batch["label"]]
+        self.masks = [
+            torch.from_numpy((label == ids.numpy()[:, None, None]).astype(np.float32))
+            for label, ids in zip(batch["label"], self.classes, strict=True)
+        ]
+
+    def run(self):
+        import torch
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.model(pixel_values=self.images, mask_labels=self.masks, class_labels=self.classes).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.01)
+        self.optimizer.step()
+        return float(loss.detach())
+
+
+def resident(kind: str) -> int:
+    """Bytes of this process: 'VmRSS' now, 'VmHWM' at the highest."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
+
+
+def _their_memory(flags, queue) -> None:
+    import torch  # noqa: F401  both are counted as the idle process
+    import transformers
+
+    transformers.Mask2FormerForUniversalSegmentation  # noqa: B018  its module is loaded when it is named
+    idle = resident("VmRSS")
+    theirs = Theirs(flags)
+    theirs.run()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the highest point
+    theirs.run()
+    queue.put(resident("VmHWM") - idle)
+
+
+def their_memory(flags) -> int:
+    """Bytes, measured in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=functools.partial(_their_memory, flags, queue))
+    process.start()
+    found = queue.get()
+    process.join()
+    return found
+
+
+def main(flags) -> None:
+    ours = Ours(flags)
+    print(f"ours: compiled in {ours.compile_seconds:.0f} s, {ours.memory() / 1e6:.0f} MB a step", flush=True)
+    memory = their_memory(flags)
+    print(f"transformers: {memory / 1e6:.0f} MB a step; ours / theirs {ours.memory() / memory:.2f}", flush=True)
+    sides = {"ours": ours, "transformers": Theirs(flags)}
+    turns = take_turns([Candidate(name, side.run, {}) for name, side in sides.items()], flags.repeats)
+    for name, times in turns.items():
+        print(f"{name}: {min(times):.2f} s a step ({', '.join(f'{t:.2f}' for t in times)})")
+    print(f"ours / theirs {min(turns['ours']) / min(turns['transformers']):.2f}")
+
+
+def parse_flags(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark_masks", description=__doc__.split("\n")[0])
+    parser.add_argument("--size", type=int, default=512, help="height and width of the images")
+    parser.add_argument("--batch", type=int, default=2, help="images a step")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds in which each side does a step")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main(parse_flags())
