@@ -55,10 +55,11 @@ def _watch(over: threading.Event, timeout: int, safe: Callable[[], str]) -> None
     """Ends this process when another one is gone, unless the run is over."""
     from jax._src import distributed  # JAX has no public name for who is alive
 
-    everybody = list(range(jax.process_count()))
+    client, everybody = distributed.global_state.client, list(range(jax.process_count()))
+    assert client is not None  # of a process that has joined
     while not over.is_set():
         try:
-            alive = distributed.global_state.client.get_live_nodes(everybody)
+            alive = client.get_live_nodes(everybody)
         except jax.errors.JaxRuntimeError:  # the coordinator is gone: JAX's own thread ends the process
             return
         gone = [number for number in everybody if number not in alive]
