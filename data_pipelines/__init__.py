@@ -176,8 +176,20 @@ def _check_directory(config) -> Official | None:
     return official
 
 
+_NEEDED = (
+    *("name", "batch_size", "on_error", "cache", "scale", "ratio_range", "crop", "cat_max_ratio", "flip"),
+    *("photometric", "max_pixels", "image_bits", "dir"),
+)
+
+
 def check_config(config) -> None:
     """Raises DataError naming the option if a value of config.data is out of range."""
+
+    if not hasattr(config, "keys"):
+        raise DataError(f"data is {config!r}: expected options, as in se_jax/config/options.py")
+    for option in _NEEDED:
+        if option not in config:
+            raise DataError(f"data.{option} is missing; the config needs it")
 
     def require(option: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -230,6 +242,10 @@ def check_config(config) -> None:
     require("photometric", isinstance(config.photometric, bool), "True or False")
     require("max_pixels", is_whole(config.max_pixels, 1, MOST_PIXELS), f"a whole number of 1 to {MOST_PIXELS:,}")
     require("image_bits", is_whole(config.image_bits, 8, 16), "a whole number of 8 to 16")
+    for option in ("dir", "image_dir", "label_dir"):
+        require(option, isinstance(config.get(option, ""), str), "text")
+    for option in ("train_split", "val_split"):
+        require(option, config.get(option) is None or isinstance(config[option], str), "None or text")
     if config.name == "shapes":
         require("image_size", is_size(config.image_size), f"two positive whole numbers (height, width) {pixels}")
         most = f"a positive whole number of at most {2**31 - 1:,}"

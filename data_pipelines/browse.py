@@ -8,6 +8,7 @@ The pictures are those that training with this config sees first. The page is on
 import base64
 import io
 import os
+import re
 import sys
 
 import jinja2
@@ -26,10 +27,13 @@ def page(config, count: int) -> str:
     import data_pipelines  # only now: it takes seconds, and a wrong flag should not
     from data_pipelines.pipeline import training_order
 
-    data = data_pipelines.build(config.data)
-    order = training_order(len(data.train), seed=config.seed, first=0, last=count)
+    seed = config.get("seed", 0)
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed!r}; expected a whole number of 0 to {2**32 - 1:,}")
+    data = data_pipelines.build(config.get("data"))
+    order = training_order(len(data.train), seed=seed, first=0, last=count)
     figures, shares = [], np.zeros(data.labels.num_classes)
-    for batch in data_pipelines.train_batches(data, config.data, seed=config.seed, start_step=0):
+    for batch in data_pipelines.train_batches(data, config.data, seed=seed, start_step=0):
         for image, label, size in zip(batch["image"], batch["label"], batch["size"], strict=True):
             if len(figures) < count:
                 found = np.bincount(label.ravel(), minlength=256)[: len(shares)]
@@ -108,10 +112,15 @@ def main(argv) -> None:
 
 def parse(argv):
     """absl's parser; an option that the config does not have ends with a line instead of a traceback."""
+    stored = os.path.join(os.path.dirname(__file__), "stored.py")
+    given = [re.sub(r"^(--?config=)?(?=[^:=]*\.json$)", rf"\g<0>{stored}:", argument) for argument in argv]
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError) as error:
-        sys.exit(f"data_pipelines.browse: the config has no such option or not of that kind: {error}")
+        return flags.FLAGS(given)
+    except flags.Error as error:
+        sys.exit(f"data_pipelines.browse: {' '.join(str(error).split())}")
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        sys.exit(f"data_pipelines.browse: the config has no such option or not of that kind: {reason}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ except ImportError:
     torch = None
 
 MODES = {"baseline": "none", "explicit": "explicit", "folded": "folded"}
+PASSES = ("forward", "forward+backward", "train step")
 AUXILIARY_WEIGHT = 0.4
 AUXILIARY = PixelCrossEntropy(output="auxiliary", term="loss_auxiliary", weight=AUXILIARY_WEIGHT)
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
@@ -229,11 +230,10 @@ def benchmark_network(name: str, flags, report=print) -> list[dict]:
     peer, layout = make_peer(name, flags) if has_peer else (None, "mmseg")
     variables = make_variables(name, flags, peer, layout)
     placed = jax.device_put((images, labels, jax.random.key(0)))
-    kinds = ["forward", "forward+backward"] + (["train step"] if jax.default_backend() != "cpu" else [])
     rows = []
-    for kind in kinds:
+    for kind in flags.passes:
         candidates = []
-        for side in (side for side in MODES if side in variables):
+        for side in (side for side in flags.sides if side in variables):
             model = make_model(name, flags, MODES[side])
             state = variables[side]
             if kind == "forward":
@@ -328,6 +328,10 @@ def write(directory: str, rows: list[dict], flags) -> None:
 def parse_flags(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__.split("\n")[0])
     parser.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; by commas")
+    parser.add_argument(
+        "--passes", help=f"of {', '.join(PASSES)}, by commas; by default all, on a CPU all but the last"
+    )
+    parser.add_argument("--sides", default=",".join(MODES), help=f"of {', '.join(MODES)}, the first always; by commas")
     parser.add_argument("--size", type=int, default=256, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=2, help="images a step, at least 2 (BatchNorm of pooled maps)")
     parser.add_argument("--width", type=int, default=64, help="base channels of a ResNet; heads have 8 times as many")
@@ -336,9 +340,14 @@ def parse_flags(arguments=None):
     parser.add_argument("--repeats", type=int, default=5, help="rounds in which every candidate is timed once")
     parser.add_argument("--output", help="folder for benchmark.json and benchmark.md")
     flags = parser.parse_args(arguments)
-    flags.networks = flags.networks.split(",")
-    if unknown := set(flags.networks) - set(NETWORKS):
-        parser.error(f"--networks names {', '.join(sorted(unknown))}; expected some of {', '.join(NETWORKS)}")
+    flags.passes = flags.passes or ",".join(PASSES[: 2 if jax.default_backend() == "cpu" else 3])
+    for name, known in (("networks", NETWORKS), ("passes", PASSES), ("sides", MODES)):
+        given = getattr(flags, name).split(",")
+        if unknown := set(given) - set(known):
+            parser.error(f"--{name} names {', '.join(sorted(unknown))}; expected some of {', '.join(known)}")
+        setattr(flags, name, given)
+    if flags.sides[0] != "baseline":
+        parser.error(f"--sides is {','.join(flags.sides)}; expected baseline first, to which the others are compared")
     if flags.batch < 2 or flags.repeats < 1:
         parser.error("--batch must be at least 2 and --repeats at least 1")
     return flags

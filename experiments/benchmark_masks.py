@@ -2,10 +2,10 @@
 
 python -m experiments.benchmark_masks --size=512 --batch=2
 
-ResNet-50, 150 classes, random images and labels, AdamW with cut gradients, float32. The sides take turns in a process;
-times are minima over the turns, and a busy machine falsifies them. Memory is what a step needs beyond an idle process.
-Of ours it is what XLA says of the compiled program: arguments, results and temporaries. Of PyTorch it is how much a
-process of its own grows from before the network is made to the highest point of a second step. Needs PyTorch and
+ResNet-50, 150 classes, random images and labels, AdamW with cut gradients, float32. The sides take turns in one
+process; times are minima over the turns, and a busy machine falsifies them. Memory is what a step needs beyond an
+idle process: of ours what XLA says of the compiled program (arguments, results and temporaries); of PyTorch how much
+a process of its own grows from before the network is made to the highest point of a second step. Needs PyTorch and
 transformers, neither TensorFlow nor a data set.
 """
 

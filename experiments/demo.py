@@ -9,7 +9,6 @@ scales of the branches and both tables, and writes a report of both. Meant for t
 import os
 import pathlib
 import shutil
-import sys
 import textwrap
 import time
 
@@ -17,6 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # tensorflow only feeds imag
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 from absl import app, flags, logging
+
+from se_jax import cli
 
 ARMS = {"without equalizers": "none", "with scale equalizers": "explicit"}
 TITLE = "Generated shapes, without and with scale equalizers"
@@ -82,10 +83,7 @@ def run(workdir: pathlib.Path, arms: dict = ARMS, change=None) -> dict:
         config = get_config(mode)
         if change:
             change(config)
-        result = train_and_evaluate(config, workdir / mode)
-        if result is None:
-            sys.exit(f"stopped while training {name}; the next call starts anew")
-        results[name] = result
+        results[name] = train_and_evaluate(config, workdir / mode)
     page = report.write_comparison(
         {name: workdir / mode for name, mode in arms.items()}, workdir / "report.html", title=TITLE, note=NOTE
     )
@@ -108,7 +106,8 @@ def main(_) -> None:
     handler = logging.get_absl_handler()
     handler.addFilter(_is_progress)
     handler.setFormatter(None)  # the bare message
-    run(pathlib.Path(flags.FLAGS.workdir))
+    with cli.ending("experiments.demo"):
+        run(pathlib.Path(flags.FLAGS.workdir))
 
 
 if __name__ == "__main__":

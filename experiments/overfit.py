@@ -103,6 +103,7 @@ def main(arguments=None) -> float:
 
     import jax
 
+    from se_jax import cli
     from se_jax.training.loop import train_and_evaluate
 
     workdir = flags.workdir / flags.dataset
@@ -113,11 +114,10 @@ def main(arguments=None) -> float:
         )
         batch_size = -(-count // jax.device_count()) * jax.device_count()  # every device needs its share
         config = get_config(workdir / "data", batch_size, size, pixels, flags.steps)
-        result = train_and_evaluate(config, workdir / "run")
+        with cli.ending("experiments.overfit"):
+            result = train_and_evaluate(config, workdir / "run")
     except (ValueError, OSError) as error:
         sys.exit(f"experiments.overfit: {error}")
-    if result is None:
-        sys.exit("experiments.overfit: stopped")
     mean, present = mean_of_present(result)
     print(f"{count} images of {flags.dataset}: mIoU {100 * mean:.2f} over the {present} classes that occur")
     return mean

@@ -1,18 +1,24 @@
 """What a run keeps on disk, to go on and to be used: its config and its checkpoints. The only orbax import.
 
 workdir/config.json and workdir/checkpoints/<step>/{variables,progress}: `variables` is what inference needs, and holds
-the network's collections by name, beside the parameters' average.
+the network's collections by name, beside the parameters' average. Which checkpoint is the best one the history says.
 """
 
 import json
 import pathlib
-from typing import NamedTuple
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
+from absl import logging
+from flax import traverse_util
+from jax.experimental import multihost_utils
 
-from se_jax import parallel, run
+from se_jax import checksums, parallel, run
+from se_jax.config import stored
 from se_jax.config.complete import complete
 from se_jax.config.types import ConfigDict
 
@@ -21,7 +27,16 @@ TRAINED = ("params", "batch_stats")  # the collections of variables that trainin
 VARIABLES = (*TRAINED, "ema")  # always there, if empty; constants where there are any
 PROGRESS = ("step", "opt_state")
 # A run may go on with other values of these: they change where it reads and what it reports, not what it computes.
-MAY_DIFFER = ("data.dir", "data.cache", "log", "checkpoint", "eval.batch_size", "mesh", "multihost")
+MAY_DIFFER = (
+    "data.dir",
+    "data.cache",
+    "log",
+    "checkpoint",
+    "eval.batch_size",
+    "mesh",
+    "multihost",
+    "multihost_timeout",
+)
 
 
 class ConfigMismatch(ValueError):
@@ -38,12 +53,36 @@ def check_config(workdir, config) -> None:
       ConfigMismatch: it had another one, up to `MAY_DIFFER`; shows the difference.
     """
     if (pathlib.Path(workdir) / run.CONFIG).exists():
-        both = (json.loads(complete(each).to_json()) for each in (load_config(workdir), config))
-        if differing := [line for key, line in _differences(*both) if not _is_under(key, MAY_DIFFER)]:
+        theirs, ours = (json.loads(complete(each).to_json()) for each in (load_config(workdir), config))
+        differing = [key for key in _differences(theirs, ours) if not _is_under(key, MAY_DIFFER)]
+        if differing:
+            lines = [f"{key}: {_at(theirs, key)!r} -> {_at(ours, key)!r}" for key in differing]
             raise ConfigMismatch(
                 f"{workdir} holds a run of another config; give another --workdir, or the config of that run.\n"
-                "Option: in the workdir -> now\n  " + "\n  ".join(differing)
+                "Option: in the workdir -> now\n  "
+                + "\n  ".join(lines)
+                + _from_its_weights(workdir, theirs, ours, differing)
             )
+
+
+def _from_its_weights(workdir, theirs: dict, ours: dict, differing: list[str]) -> str:
+    """The command that begins another run from the weights of this one, as for a longer schedule; '' if none does."""
+    if "num_steps" not in differing or any("." in key and _at(ours, key) == MISSING for key in differing):
+        return ""
+    changes = {key: _at(ours, key) for key in differing} | {"init_from": str(workdir)}
+    if theirs.get("init_skip"):
+        changes["init_skip"] = ""
+    flags = [f"--config={pathlib.Path(workdir) / run.CONFIG}", f"--workdir={str(workdir).rstrip('/')}_longer"]
+    flags[1:1] = [f"--config.{key}={_literal(value)}" for key, value in changes.items()]
+    return (
+        f"\nThe rate of every step depends on num_steps, {theirs['num_steps']} here: with another number it is another "
+        f"run, which can start from this one's weights:\n  python -m se_jax.main {shlex.join(flags)}"
+    )
+
+
+def _literal(value) -> str:
+    """A JSON value as the command line takes it."""
+    return str(tuple(value)) if isinstance(value, list) else str(value)
 
 
 def write_config(workdir, config) -> None:
@@ -58,25 +97,30 @@ def load_config(workdir) -> ConfigDict:
     Sequences come back as tuples.
 
     Raises:
-      FileNotFoundError: there is no run.
+      FileNotFoundError: there is no run. ValueError: the file holds no config.
     """
     path = pathlib.Path(workdir) / run.CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {workdir} is no workdir of a run")
-    return complete(ConfigDict(json.loads(path.read_text(), object_hook=_with_tuples)))
+    return stored.read(path)
 
 
-def _with_tuples(mapping: dict) -> dict:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+MISSING = "(not set)"
 
 
-def _differences(theirs, ours, path="") -> list[tuple[str, str]]:
+def _differences(theirs, ours, path="") -> list[str]:
+    """Dotted names of the options that differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         keys = [*theirs, *(key for key in ours if key not in theirs)]
-        missing = "(not set)"
-        pairs = [(f"{path}.{key}".lstrip("."), theirs.get(key, missing), ours.get(key, missing)) for key in keys]
+        pairs = [(f"{path}.{key}".lstrip("."), theirs.get(key, MISSING), ours.get(key, MISSING)) for key in keys]
         return [difference for key, their, our in pairs for difference in _differences(their, our, key)]
-    return [] if theirs == ours else [(path, f"{path}: {theirs!r} -> {ours!r}")]
+    return [] if theirs == ours else [path]
+
+
+def _at(config: Any, option: str):
+    for key in option.split("."):
+        config = config.get(key, MISSING) if isinstance(config, dict) else MISSING
+    return config
 
 
 def _is_under(key: str, prefixes) -> bool:
@@ -86,62 +130,81 @@ def _is_under(key: str, prefixes) -> bool:
 # ---- Checkpoints ----
 
 
+class DamagedCheckpoint(ValueError):
+    """No checkpoint of a run can be read as it was written."""
+
+
 class Checkpoints:
     """The checkpoints of a run: the last `keep`, and the best by a number. Writing goes on in the background.
 
     `wait` and `close` raise what went wrong while writing.
+
+    Attributes:
+      scores: {step: the number of which the highest makes the best checkpoint}, of the steps that were evaluated.
     """
 
-    def __init__(self, workdir, keep: int = 2):
+    def __init__(self, workdir, keep: int = 2, scores: dict[int, float] | None = None):
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
-        self.manager = _manager(
-            self.folder,
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep),
-                    policies.BestN(get_metric_fn=_best, n=1, keep_checkpoints_without_metrics=False),
-                ]
-            ),
-        )
+        self.scores = dict(scores or {})
+        self.keep = keep
+        self.manager = _manager(self.folder, preservation_policy=self)
+
+    def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
+        """Which checkpoints stay, for orbax, which asks whenever there is a new one; in the order of their steps."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = _best(steps, self.scores)
+        return [step == best or step in steps[-self.keep :] for step in steps]
 
     @property
     def last(self) -> int | None:
         """Step of the last complete checkpoint; None where there is none."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state: NamedTuple, best: float | None = None) -> None:
+    def save(self, step: int, state: NamedTuple) -> None:
         """Starts saving the state after `step` steps; returns once the state may be donated.
 
-        best: the number of which the highest makes the best checkpoint; None where nothing was evaluated.
+        Raises:
+          run.DiskFull: there is no room for it.
         """
+        if jax.process_index() == 0:
+            run.check_room(self.folder.parent, size(state))
         args = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(**args),
-            metrics=None if best is None else {"best": best},
-            force=True,
-        )
+        self.manager.save(step, args=ocp.args.Composite(**args), force=True)
 
     def restore(self, state):
-        """The last checkpoint, laid out as `state`, a TrainState of jax.ShapeDtypeStructs with shardings.
+        """The newest whole checkpoint, laid out as `state`, a TrainState of jax.ShapeDtypeStructs with shardings.
+
+        Damaged ones after it are told of, and set aside in workdir/damaged.
 
         Raises:
           ValueError: the checkpoint is of another network; names what differs. Or it holds imported weights only.
+          DamagedCheckpoint: none is whole.
         """
-        last = self.last
-        if last is None or not (self.folder / str(last) / "progress").exists():
-            raise ValueError(
+        restored, damaged = _read_whole(self.folder, sorted(self.manager.all_steps(), reverse=True), self._read, state)
+        for step in damaged:
+            if jax.process_index() == 0:
+                aside = self.folder.with_name(run.DAMAGED)
+                aside.mkdir(exist_ok=True)
+                (self.folder / str(step)).rename(_free(aside / str(step)))
+        if damaged:
+            _together("set aside")
+            self.manager.reload()
+        return restored
+
+    def _read(self, step: int, state):
+        where = self.folder / str(step)
+        if not (where / "progress").exists():
+            raise _Unsuitable(
                 f"{self.folder.parent} holds imported weights, not a run; give another --workdir and this one as "
                 "--config.init_from"
             )
         items = _items(state)
-        where = self.folder / str(last)
-        saved = dict(self.manager.item_metadata(last)["variables"])
+        saved = dict(self.manager.item_metadata(step)["variables"])
         _check_same_network(where, saved, items["variables"])
         # earlier versions saved empty collections too
         items["variables"] |= {name: {} for name in saved if name not in items["variables"]}
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        restored = self.manager.restore(last, args=ocp.args.Composite(**args))
+        restored = self.manager.restore(step, args=ocp.args.Composite(**args))
         tree = dict(restored["variables"])
         trained = {name: tree.pop(name) for name in (*TRAINED, "ema")}
         constants = {name: part for name, part in tree.items() if part}
@@ -155,6 +218,18 @@ class Checkpoints:
         """Waits, and lets go of the folder."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+def size(state) -> int:
+    """Bytes that a checkpoint of a state, or of its shapes, takes while it is written: each array lies there twice."""
+    return 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def last_good(workdir) -> str:
+    """Which checkpoint of a run is the last one on the disk, in words."""
+    folder = pathlib.Path(workdir) / FOLDER
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    return f"last good checkpoint: step {max(steps)} in {folder}" if steps else f"no checkpoint in {folder} yet"
 
 
 def save_variables(workdir, variables: dict) -> None:
@@ -192,7 +267,7 @@ def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
     return config, {name: part for name, part in (tree | ({"params": ema} if ema else {})).items() if part}
 
 
-def init_from(path, variables: dict, constants=()) -> dict:
+def init_from(path, variables: dict, constants=(), *, skip=lambda array: False, advice=lambda differing: "") -> dict:
     """`variables` with the parameters (averaged, where kept) and running statistics of a trained network.
 
     The statistics of equalizers belong to the data and are measured anew.
@@ -201,6 +276,8 @@ def init_from(path, variables: dict, constants=()) -> dict:
       constants: collections that come with the parameters, which were trained for them; `Segmenter.constants`.
       path: a workdir, whose best checkpoint is taken, or the directory of one checkpoint, workdir/checkpoints/<step>.
         One of an encoder alone, as importing leaves it, fills the encoder.
+      skip: says of an array, by a path such as 'decoder/conv_seg/kernel', whether it keeps its value in `variables`.
+      advice: what an error adds, by the paths of the arrays that differ.
 
     Raises:
       FileNotFoundError: no checkpoint there. ValueError: it is of another network; names what differs.
@@ -215,31 +292,116 @@ def init_from(path, variables: dict, constants=()) -> dict:
     wanted = {name: variables.get(name, {}) for name in loaded}
     if loaded["params"].keys() == {"encoder"}:
         wanted = {name: {"encoder": part["encoder"]} if "encoder" in part else {} for name, part in wanted.items()}
-    _check_same_network(path, loaded, wanted)
+    loaded, wanted = (_without(tree, skip) for tree in (loaded, wanted))
+    _check_same_network(path, loaded, wanted, advice)
     new = jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), wanted, loaded)
-    return variables | {name: variables.get(name, {}) | part for name, part in new.items()}
+    flat = traverse_util.flatten_dict(variables) | traverse_util.flatten_dict(new)
+    return variables | traverse_util.unflatten_dict(flat)
+
+
+def _without(tree: dict, skip) -> dict:
+    """Nested variables without the arrays that are skipped."""
+    flat = traverse_util.flatten_dict(tree)
+    kept = traverse_util.unflatten_dict({key: leaf for key, leaf in flat.items() if not skip("/".join(key[1:]))})
+    return dict.fromkeys(tree, {}) | kept
 
 
 def _read_variables(workdir: pathlib.Path, which) -> dict:
-    """The item `variables` of a checkpoint as numpy arrays, read whole by every process."""
+    """The item `variables` of a checkpoint as numpy arrays, read whole by every process.
+
+    In the place of a damaged one the newest whole one is read, which is told; but not of a step that was asked for.
+    """
     folder = workdir.absolute() / FOLDER
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} holds no checkpoint")
     steps = _manager(folder, read_only=True, create=False, save_interval_steps=0)
-    found = steps.all_steps()
+    found = sorted(steps.all_steps(), reverse=True)
     if not found or (isinstance(which, int) and which not in found):
         wanted = f"checkpoint of step {which}" if isinstance(which, int) else "checkpoint"
-        raise FileNotFoundError(f"{folder} holds no {wanted}" + (f"; it has {sorted(found)}" if found else ""))
-    best = steps.best_step() if which == "best" else None
-    step = which if isinstance(which, int) else max(found) if best is None else best
+        raise FileNotFoundError(f"{folder} holds no {wanted}" + (f"; it has {found[::-1]}" if found else ""))
+    best = _best(found, scores(workdir)) if which == "best" else None
+    first = which if isinstance(which, int) else found[0] if best is None else best
     everywhere = parallel.replicated(parallel.make_mesh())
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        dict(steps.item_metadata(step)["variables"]),
-    )
-    restored = steps.restore(step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target)))
+
+    def read(step, _):
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            dict(steps.item_metadata(step)["variables"]),
+        )
+        return steps.restore(step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target)))["variables"]
+
+    others = () if isinstance(which, int) else (step for step in found if step != first)
+    restored, _ = _read_whole(folder, [first, *others], read, None)
     steps.close()
-    return jax.device_get(dict(restored["variables"]))
+    return jax.device_get(dict(restored))
+
+
+def scores(workdir, best: str | None = None) -> dict[int, float]:
+    """{step: the number that chooses the best checkpoint} of the evaluations in a run's history.
+
+    Args:
+      best: config.checkpoint.best; by default that of the run. A number that could not be computed counts as 0.
+    """
+    workdir = pathlib.Path(workdir)
+    if not (workdir / run.HISTORY).exists():
+        return {}
+    key = (best or load_config(workdir).checkpoint.best).removeprefix("val/")
+    return {line["step"]: line[key] or 0.0 for line in run.read_history(workdir / run.HISTORY) if key in line}
+
+
+def _best(steps: Iterable[int], scores: dict[int, float]) -> int | None:
+    """The first step of the highest score; None where none has one."""
+    return max(sorted(step for step in steps if step in scores), key=scores.__getitem__, default=None)
+
+
+class _Unsuitable(ValueError):
+    """A checkpoint that is whole, but not what was asked for."""
+
+
+def _read_whole(folder: pathlib.Path, steps: Sequence[int], read, target) -> tuple:
+    """(the first checkpoint that is whole, as `read(step, target)` gives it; the damaged ones before it).
+
+    The first process looks at the checksums; without them a checkpoint that cannot be read counts as damaged.
+    """
+    damaged = {}
+    for step in steps:
+        where = folder / str(step)
+        reason = checksums.damage(where) if jax.process_index() == 0 else None
+        if not _agreed(reason):
+            try:
+                restored = read(step, target)
+            except Exception as error:
+                if isinstance(error, _Unsuitable) or (where / checksums.NAME).exists():
+                    raise
+                reason = f"it cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            else:
+                for bad, why in damaged.items():
+                    logging.error("Checkpoint %s is damaged: %s. Using that of step %d", folder / str(bad), why, step)
+                return restored, list(damaged)
+        damaged[step] = reason or "see the first process"
+    reasons = "".join(f"\n  {folder / str(step)}: {why}" for step, why in damaged.items())
+    raise DamagedCheckpoint(
+        f"no whole checkpoint in {folder}; bring one back from a copy, or start anew in another --workdir (here: "
+        f"remove {folder} first).{reasons}"
+    )
+
+
+def _agreed(reason: str | None) -> bool:
+    """Whether the first process has a reason, in every process."""
+    if jax.process_count() == 1:
+        return bool(reason)
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(bool(reason))))
+
+
+def _together(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _free(path: pathlib.Path) -> pathlib.Path:
+    """The path, or with a number behind it where that is taken."""
+    paths = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, 1000))]
+    return next(path for path in paths if not path.exists())
 
 
 ITEMS = ("variables", "progress")
@@ -252,20 +414,24 @@ def _items(state) -> dict[str, dict]:
     return {"variables": dict.fromkeys(VARIABLES, {}) | tree.pop("constants") | tree, "progress": progress}
 
 
-def _best(metrics) -> float:
-    return metrics["best"] if "best" in metrics else metrics["miou"]  # its name in runs of earlier versions
-
-
 def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
+    def seal():
+        """Before a checkpoint gets its name: what stands under a name has checksums."""
+        if jax.process_index() == 0:
+            for unnamed in folder.glob("*.orbax-checkpoint-tmp*"):
+                checksums.write(unnamed)
+
     return ocp.CheckpointManager(
         folder,
         item_handlers={name: ocp.StandardCheckpointHandler() for name in ITEMS},
-        options=ocp.CheckpointManagerOptions(best_fn=_best, best_mode="max", **options),
+        options=ocp.CheckpointManagerOptions(
+            async_options=ocp.AsyncOptions(post_finalization_callback=seal), **options
+        ),
     )
 
 
-def _check_same_network(where, found, wanted) -> None:
-    """Raises ValueError where the arrays of two trees differ by path or shape."""
+def _check_same_network(where, found, wanted, advice=lambda differing: "") -> None:
+    """Raises ValueError where the arrays of two trees differ by path or shape; see `init_from` for `advice`."""
 
     def shapes(tree) -> dict:
         leaves = jax.tree_util.tree_leaves_with_path(dict(tree))
@@ -276,7 +442,10 @@ def _check_same_network(where, found, wanted) -> None:
     if paths:
         shown = [f"{path}: {theirs.get(path, 'absent')} -> {ours.get(path, 'absent')}" for path in paths[:10]]
         more = f"\n  and {len(paths) - 10} more" if len(paths) > 10 else ""
-        raise ValueError(
+        raise _Unsuitable(
             f"checkpoint {where} is of another network than config.model describes; {len(paths)} arrays differ.\n"
-            "Array: in the checkpoint -> in the network\n  " + "\n  ".join(shown) + more
+            "Array: in the checkpoint -> in the network\n  "
+            + "\n  ".join(shown)
+            + more
+            + advice([path.partition("/")[2] for path in paths])
         )

@@ -5,12 +5,10 @@ config.constants_from names that directory. The equalizers' statistics are const
 itself.
 """
 
-import json
 import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 from flax import traverse_util
 
 from se_jax import run
@@ -46,7 +44,7 @@ def load(path, model, names) -> dict:
     arrays, text = (pathlib.Path(path) / name for name in run.CONSTANTS)
     if not (arrays.exists() and text.exists()):
         raise FileNotFoundError(f"constants_from={path}: {arrays} or {text.name} is missing; run {command}")
-    facts = json.loads(text.read_text())
+    facts = run.read_json(text)
     expected = {"classes": (list(names), "config.data")}
     expected |= {name: (value, f"model.decoder.{name}") for name, value in model.decoder.facts().items()}
     for what, (wanted, option) in expected.items():
@@ -57,8 +55,7 @@ def load(path, model, names) -> dict:
                 f"constants_from={path}: fitted for {what} {found}, but this run has {wanted} ({option}); fit again: "
                 f"{command}"
             )
-    with np.load(arrays) as stored:
-        return traverse_util.unflatten_dict(dict(stored), sep="/")
+    return traverse_util.unflatten_dict(run.read_arrays(arrays), sep="/")
 
 
 def _flat(tree: dict) -> dict[str, Any]:

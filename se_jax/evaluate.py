@@ -9,6 +9,7 @@ matrix and each class's worst images) and the arrays of that page; report.html s
 --submission nothing is scored: see `se_jax.evaluation.submission`.
 """
 
+import functools
 import sys
 
 from absl import logging
@@ -19,7 +20,8 @@ def main(argv: list[str]) -> None:
     from absl import app, flags
     from ml_collections import config_flags
 
-    from se_jax import checkpoints, cli, parallel
+    from se_jax import checkpoints, cli, multihost
+    from se_jax.config import check
     from se_jax.evaluation import evaluator, submission
 
     logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
@@ -38,24 +40,23 @@ def main(argv: list[str]) -> None:
             import data_pipelines  # noqa: F401
         try:
             config = overridden.value
-            parallel.start_multihost(config.multihost)
-            _, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
-            if given.submission is None:
-                evaluator.evaluate_run(config, variables, given.workdir, given.checkpoint)
-            else:
-                submission.run(config, variables, given.submission)
+            check.check(config)
+            with cli.ending("se_jax.evaluate"), multihost.joined(config.multihost, config.multihost_timeout):
+                _, variables = checkpoints.load_for_inference(given.workdir, given.checkpoint)
+                if given.submission is None:
+                    evaluator.evaluate_run(config, variables, given.workdir, given.checkpoint)
+                else:
+                    submission.run(config, variables, given.submission)
         except (OSError, ValueError) as error:
             sys.exit(f"se_jax.evaluate: {error}")
 
     try:
         config = checkpoints.load_config(given.workdir)
         config.multihost = False  # whatever the run did: where it is evaluated decides
-        overridden = config_flags.DEFINE_config_dict("config", config)
-        app.run(work, argv=argv)
-    except (AttributeError, KeyError, TypeError) as error:
-        sys.exit(f"se_jax.evaluate: a --config option that the run does not have, or of another type: {error}")
     except (OSError, ValueError) as error:
         sys.exit(f"se_jax.evaluate: {error}")
+    overridden = config_flags.DEFINE_config_dict("config", config)
+    app.run(work, argv=argv, flags_parser=functools.partial(cli.parse, config=config))
 
 
 if __name__ == "__main__":

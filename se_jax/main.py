@@ -1,6 +1,7 @@
 """Trains and evaluates a network as a config file says.
 
 python -m se_jax.main --config=configs/camvid_aspp.py --workdir=DIR [--config.a.b=value]
+python -m se_jax.main --workdir=DIR        goes on with the run there
 """
 
 import sys
@@ -15,25 +16,29 @@ def main(argv) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
     logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
-    # orbax tells every step of its work on the same log, and JAX of the backends that are not there
-    logging.get_absl_handler().addFilter(
-        lambda record: (
-            record.levelname == "ERROR" or not ("orbax" in record.pathname or "xla_bridge" in record.pathname)
-        )
-    )
+    logging.get_absl_handler().addFilter(_is_for_users)
 
     with cli.reading_data():
         from se_jax.training.loop import train_and_evaluate  # only now: it takes seconds, and a wrong flag should not
 
     try:
-        train_and_evaluate(given.config, given.workdir)
+        with cli.ending("se_jax.main"):
+            train_and_evaluate(given.config, given.workdir)
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("%s", error, exc_info=True)
         sys.exit(f"se_jax.main: {error}\n(--verbosity=1 shows where this was raised)")
+
+
+def _is_for_users(record) -> bool:
+    """Not what orbax tells of every step of its work, what JAX tells of backends that are not there, and tracebacks of
+    orbax's threads: what goes wrong in them is raised by the run, too."""
+    if not any(name in record.pathname for name in ("orbax", "xla_bridge", "asyncio")):
+        return True
+    return record.levelname == "ERROR" and not record.exc_info
 
 
 if __name__ == "__main__":
     cli.define_config()
     flags.DEFINE_string("workdir", None, "Directory for checkpoints, logs and results; a run there is resumed.")
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=cli.parse)
+    app.run(main, flags_parser=cli.parse_to_go_on)

@@ -1,12 +1,10 @@
-"""Devices: the mesh, what lies where on it, and the start of a run on many hosts.
+"""Devices: the mesh, and what lies where on it.
 
 The mesh has two axes: `data`, over which batches are split, and `model`, over which convolution kernels may be split.
 Code is written for the global batch; XLA adds the communication.
 """
 
-import os
 import re
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,18 +21,6 @@ RULES = (
     (r"(^|/)conv_seg/kernel$", P()),  # the number of classes seldom divides
     (r"(^|/)kernel$", P("model")),  # outputs, of convolutions and of linear layers
 )
-
-
-def start_multihost(wanted: bool = False) -> None:
-    """Joins the other hosts' processes, if `wanted` or if JAX_COORDINATOR_ADDRESS is set; before any use of a device.
-
-    On TPU pods, Slurm, Open MPI and Kubernetes JAX finds out the rest; elsewhere set JAX_NUM_PROCESSES, JAX_PROCESS_ID.
-    """
-    if jax.distributed.is_initialized() or not (wanted or "JAX_COORDINATOR_ADDRESS" in os.environ):
-        return
-    names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    given: dict[str, Any] = {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
-    jax.distributed.initialize(**given)
 
 
 def make_mesh(config=None, *, devices=None):

@@ -5,6 +5,7 @@ python -m se_jax.predict --workdir=DIR --input=FILE_OR_FOLDER --output=DIR
 
 import sys
 
+from se_jax import cli
 from se_jax.evaluation.predictor import load, predict_files, read_image
 
 __all__ = ["load", "main", "predict_files", "read_image"]
@@ -29,7 +30,8 @@ def main(argv: list[str]) -> None:
             reading = {
                 name: given[name].value for name in ("max_pixels", "image_bits") if given[name].value is not None
             }
-            done, errors = predict_files(predictor, given.input, given.output, **reading)
+            with cli.ending("se_jax.predict"):
+                done, errors = predict_files(predictor, given.input, given.output, **reading)
         except (OSError, ValueError) as error:
             sys.exit(f"se_jax.predict: {error}")
         print(f"masks and overlays of {done} image{'s' * (done != 1)} in {given.output}")

@@ -1,4 +1,8 @@
 import functools
+import json
+import pathlib
+import shlex
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from se_jax import checkpoints, parallel
+from se_jax.config import options
 from se_jax.training import state
 
 TX = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(lambda step: 0.1, momentum=0.9))
@@ -46,8 +51,12 @@ def workdir(tmp_path_factory):
     checkpoints.write_config(folder, CONFIG)
     store = checkpoints.Checkpoints(folder, keep=2)
     for step, miou in ((1, 0.3), (2, 0.5), (3, None), (4, 0.4), (5, None)):
-        store.save(step, make_state(float(step)), miou)
+        store.save(step, make_state(float(step)))  # saved first, scored later
+        if miou is not None:
+            store.scores[step] = miou
     store.close()
+    lines = [{"step": step, "miou": miou} for step, miou in store.scores.items()] + [{"step": 5, "loss": 1.0}]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
@@ -167,6 +176,29 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
     assert "data.crop: [4, 6] -> [4, 8]" in str(error.value)
 
 
+def test_a_longer_schedule_is_refused_with_the_command_that_does_it(tmp_path):
+    """The command is that of another run, which starts from this one's weights, with the same other changes."""
+    config = options.get_config()
+    config.init_from, config.init_skip = "before", "classifier"
+    checkpoints.write_config(tmp_path, config)
+    other = config.copy_and_resolve_references()
+    other.num_steps, other.data.crop = 5000, (64, 96)
+    with pytest.raises(checkpoints.ConfigMismatch) as error:
+        checkpoints.check_config(tmp_path, other)
+    command = str(error.value).splitlines()[-1]
+    _, _, module, *arguments = shlex.split(command)
+    assert module == "se_jax.main"
+    given = dict(argument.split("=", 1) for argument in arguments)
+    assert given == {
+        "--config": f"{tmp_path}/config.json",
+        "--config.num_steps": "5000",
+        "--config.data.crop": "(64, 96)",
+        "--config.init_from": str(tmp_path),
+        "--config.init_skip": "",
+        "--workdir": f"{tmp_path}_longer",
+    }
+
+
 def test_what_changes_no_result_may_differ(tmp_path):
     checkpoints.write_config(tmp_path, CONFIG)
     other = CONFIG.copy_and_resolve_references()
@@ -186,3 +218,88 @@ def test_empty_collections_of_earlier_versions_are_no_difference(tmp_path, monke
     restored = store.restore(abstract(make_state()))
     store.close()
     assert equal(restored, make_state(1.0))
+
+
+# ---- Damage ----
+
+
+def change(path: pathlib.Path, how: str):
+    """Damages a file."""
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 16
+    path.write_bytes(data[: len(data) // 2] if how == "cut" else b"" if how == "empty" else bytes(data))
+    if how == "remove":
+        path.unlink()
+
+
+def largest(folder: pathlib.Path) -> pathlib.Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    "file, how, message",
+    [
+        ("variables", "flip", "is not what was written"),
+        ("progress", "cut", "is not what was written"),
+        ("variables/_METADATA", "empty", "is not what was written"),
+        ("progress/_METADATA", "remove", "is missing"),
+        ("SHA256SUMS", "cut", "SHA256SUMS is damaged"),
+    ],
+)
+def test_the_newest_whole_checkpoint_is_used(workdir, tmp_path, file, how, message, caplog):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for step in ("5", "4"):
+        path = run / "checkpoints" / step / file
+        change(largest(path) if path.is_dir() else path, how)
+    with pytest.raises(
+        checkpoints.DamagedCheckpoint, match=rf"no whole checkpoint in (.|\n)*checkpoints/5: .*{message}"
+    ):
+        checkpoints.init_from(run / "checkpoints" / "5", variables())
+    assert equal(checkpoints.load_for_inference(run, "last")[1], variables(2.0))
+
+    store = checkpoints.Checkpoints(run)
+    assert equal(store.restore(abstract(make_state())), make_state(2.0))
+    assert (
+        message in caplog.text and "checkpoints/5 is damaged" in caplog.text and "Using that of step 2" in caplog.text
+    )
+    assert store.last == 2
+    assert sorted(path.name for path in (run / "damaged").iterdir()) == ["4", "5"]
+    store.save(4, make_state(4.0))  # the run goes on
+    store.close()
+    assert equal(checkpoints.load_for_inference(run, "last")[1], variables(4.0))
+
+
+def test_without_checksums_what_cannot_be_read_is_damaged(workdir, tmp_path):
+    """Runs of earlier versions have none."""
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for step in ("2", "4", "5"):
+        (run / "checkpoints" / step / "SHA256SUMS").unlink()
+    change(run / "checkpoints" / "5" / "variables" / "_METADATA", "empty")
+    store = checkpoints.Checkpoints(run)
+    assert equal(store.restore(abstract(make_state())), make_state(4.0))
+    store.close()
+
+
+def test_where_none_is_whole_the_error_says_how_to_start_anew(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for step in ("2", "4", "5"):
+        change(largest(run / "checkpoints" / step), "flip")
+    store = checkpoints.Checkpoints(run)
+    with pytest.raises(checkpoints.DamagedCheckpoint, match="start anew in another --workdir(.|\n)*/2: (.|\n)*"):
+        store.restore(abstract(make_state()))
+    store.close()
+    assert not (run / "damaged").exists()  # nothing is moved that nothing takes the place of
+
+
+def test_a_damaged_config_or_history_is_named(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    change(run / "config.json", "cut")
+    with pytest.raises(ValueError, match=r"config.json is damaged \(.*bring it back"):
+        checkpoints.load_for_inference(run)
+    change(run / "config.json", "empty")
+    with pytest.raises(ValueError, match="config.json is empty"):
+        checkpoints.check_config(run, CONFIG)
+    (run / "history.jsonl").write_bytes(b'{"step": 1, "miou": 0.5}\n{"ste\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"history.jsonl, line 2, is damaged"):
+        checkpoints.scores(run, "val/miou")

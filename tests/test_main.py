@@ -4,8 +4,11 @@ import importlib
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = (
@@ -41,12 +44,19 @@ def test_a_run_from_the_command_line(tmp_path):
     assert "seed: 0 -> 1" in refused.stderr
     assert "Traceback" not in refused.stderr
 
+    longer = call(f"--workdir={tmp_path / 'run'}", "--config.num_steps=4")  # without --config it is that of the run
+    assert longer.returncode == 1 and "num_steps: 2 -> 4" in longer.stderr
+    command = next(line for line in longer.stderr.splitlines() if "-m se_jax.main" in line)
+    done = call(*shlex.split(command)[3:])
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run_longer" / "metrics.json").read_text())["step"] == 4
+    assert call(f"--workdir={tmp_path / 'run'}").returncode == 0  # goes on with what is stored: it has ended
+
 
 def test_an_unknown_option_is_named(tmp_path):
     done = call("--config=configs/shapes_aspp.py", f"--workdir={tmp_path}", "--config.model.encoder.wdith=8")
     assert done.returncode == 1
-    assert "the config has no option 'wdith'" in done.stderr
-    assert "width" in done.stderr
+    assert "no option model.encoder.wdith; did you mean model.encoder.width?" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -62,6 +72,13 @@ def test_a_missing_config_is_named(tmp_path):
     assert done.returncode == 1
     assert "no config configs/shapes_asp.py" in done.stderr and "shapes_aspp" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--workdir=nowhere",), ("--workdir", "nowhere", "--config.seed=1")])
+def test_no_config_and_no_run_to_go_on_with(arguments):
+    done = call(*arguments)
+    assert done.returncode == 1
+    assert "no --config, and no run in nowhere to go on with" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_missing_flag_is_named():

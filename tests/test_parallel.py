@@ -73,17 +73,3 @@ def test_state_is_made_sharded():
     assert all(x.addressable_shards[0].data.shape == (3, 3, 3, 4) for x in kernels)
     assert born.step.sharding.is_fully_replicated
     assert born.batch_stats["mean"].sharding.is_fully_replicated
-
-
-def test_multihost_start_waits_to_be_asked(monkeypatch):
-    calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: calls.append(kwargs))
-    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
-    parallel.start_multihost()
-    assert not calls
-    parallel.start_multihost(wanted=True)
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1234")
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    monkeypatch.setenv("JAX_PROCESS_ID", "1")
-    parallel.start_multihost()
-    assert calls == [{}, {"num_processes": 2, "process_id": 1}]

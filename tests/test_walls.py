@@ -9,23 +9,25 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 LIBRARY = ("se_jax", "data_pipelines")
 # room -> what its modules may import of the package, besides its own; upper rooms know lower ones only
 ROOMS = {
-    "config": set(),
+    "config": {"run"},
     "models": {"config", "equalizer"},  # a head holds fusions
     "equalizer": {"models"},  # a fusion is made of layers
     "losses": {"config", "models"},
     "run": set(),
     "parallel": {"models"},
+    "multihost": set(),
     "constants": {"run"},
-    "checkpoints": {"config", "parallel", "run"},
+    "checksums": set(),
+    "checkpoints": {"checksums", "config", "parallel", "run"},
     "importers": {"checkpoints", "cli", "config", "models", "parallel", "run"},
-    "evaluation": {"checkpoints", "equalizer", "losses", "models", "parallel", "report", "run"},
+    "evaluation": {"checkpoints", "config", "equalizer", "losses", "models", "parallel", "report", "run"},
     "report": {"run"},
-    "dupsampling": {"constants", "evaluation", "losses", "models", "run"},
+    "dupsampling": {"config", "constants", "evaluation", "losses", "models", "run"},
     "training": {
         *("checkpoints", "config", "constants", "equalizer", "evaluation", "importers", "losses", "models"),
-        *("parallel", "report", "run"),
+        *("multihost", "parallel", "report", "run"),
     },
-    "cli": {"config"},
+    "cli": {"config", "run"},
 }
 COMMANDS = ("main", "evaluate", "predict", "dupsample_fit", "__main__", "importers.__main__")  # nobody imports these
 

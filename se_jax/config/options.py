@@ -7,7 +7,7 @@ import functools
 
 from ml_collections import config_dict
 
-from se_jax.config import optimizers
+from se_jax.config import optimizers, parsers  # noqa: F401  parsers: of options on the command line
 from se_jax.config.types import ConfigDict
 
 
@@ -21,10 +21,14 @@ def get_config() -> ConfigDict:
     # start from trained weights: the workdir of a run, workdir/checkpoints/<step>, a directory written by
     # `python -m se_jax.importers`, or a PyTorch checkpoint (.safetensors, .pth) of the whole network or of its encoder
     config.init_from = ""
+    # arrays of it that are left out and start from chance: 'classifier', for other classes, or regular expressions
+    # found in a parameter's path such as decoder/conv_seg/kernel, with commas between them
+    config.init_skip = ""
     # for a decoder that is fitted before training ('dupsampling'): the workdir of the command that fits it, here
     # `python -m se_jax.dupsample_fit`; a run in init_from brings its own fit
     config.constants_from = ""
     config.multihost = False  # join other hosts (also done when JAX_COORDINATOR_ADDRESS is set)
+    config.multihost_timeout = 60  # seconds without a sign of life after which another host's process is gone
     config.mesh = {"model": 1}  # devices that share one copy of the convolution kernels; the others split the batch
 
     config.optimizer = optimizers.sgd()

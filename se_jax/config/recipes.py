@@ -5,6 +5,7 @@ import pathlib
 import runpy
 from types import SimpleNamespace
 
+from se_jax.config import stored
 from se_jax.config.types import ConfigDict
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -42,11 +43,26 @@ def module(recipe: str) -> SimpleNamespace:
     return SimpleNamespace(**runpy.run_path(str(path(recipe))))
 
 
-def load(recipe: str) -> ConfigDict:
-    """The config of 'NAME' or 'NAME:VARIANT', e.g. load('cityscapes_aspp:r101').
+def file(recipe: str) -> str:
+    """The 'FILE.py' or 'FILE.py:ARGUMENT' whose get_config makes the config of a recipe, or of a run's config.json.
 
     Raises:
-      FileNotFoundError: no such recipe. ValueError: it has no such variant.
+      FileNotFoundError: there is none; names those that are nearest.
     """
-    name, _, variant = recipe.partition(":")
-    return module(name).get_config(*([variant] if variant else []))
+    if recipe.endswith(".json"):
+        return f"{stored.__file__}:{recipe}"
+    name, colon, variant = recipe.partition(":")
+    return f"{path(name)}{colon}{variant}"
+
+
+def load(recipe: str) -> ConfigDict:
+    """The config of 'NAME' or 'NAME:VARIANT', e.g. load('cityscapes_aspp:r101'), or of a run's config.json.
+
+    Raises:
+      FileNotFoundError: no such recipe or file. ValueError: it has no such variant, or the file holds no config.
+    """
+    name, _, variant = file(recipe).partition(":")
+    defined = module(name)
+    if not hasattr(defined, "get_config"):
+        raise ValueError(f"{name} is no config: it defines no function get_config()")
+    return defined.get_config(*([variant] if variant else []))

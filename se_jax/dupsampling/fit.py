@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 
 from se_jax import constants, run
+from se_jax.config.check import check
 from se_jax.dupsampling import factors
 from se_jax.dupsampling.windows import Windows, label_windows
 from se_jax.evaluation import geometry, metrics
@@ -37,6 +38,7 @@ def fit(config, workdir, method: str = "auto") -> dict:
     """
     import data_pipelines
 
+    check(config)
     decoder = config.model.decoder
     if decoder.name != "dupsampling":
         raise ValueError(f"model.decoder.name is {decoder.name!r}; only 'dupsampling' has a decoder to fit")

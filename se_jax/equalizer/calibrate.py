@@ -93,6 +93,7 @@ def equalize(
     Raises:
       ValueError: as `calibrate`; or where the mode is 'folded' and a site has no convolution behind it.
     """
+    _check_arguments(module, variables, batches)
     first, stream = _first(batches())
     passes = itertools.chain([stream], iter(batches, None))  # the pass that was begun is the first one
     found = [site for site in find_sites(module, *jax.eval_shape(_inputs, first)) if site.equalized]
@@ -149,6 +150,7 @@ def calibrate(
       ValueError: naming site and branch, where the std is zero or a statistic is not finite; or when there is no image,
         or a site runs twice.
     """
+    _check_arguments(module, variables, batches)
     first, stream = _first(batches())
     variables = {name: tree for name, tree in variables.items() if name != "equalizer"}
     statistics, rows = {}, []
@@ -175,6 +177,7 @@ def measure(module: nn.Module, variables, batches: Batches, *, mesh=None, jit=ja
     After calibration on an explicit network: the check that equalized branches have mean 0 and std 1. On a plain
     network: how unequal its branches are. Arguments as of `calibrate`.
     """
+    _check_arguments(module, variables, batches)
     first, stream = _first(batches())
     paths = tuple(site.path for site in find_sites(module, *jax.eval_shape(_inputs, first)))
     measured = _measure(module, variables, stream, paths, mesh=mesh, jit=jit, progress=progress)
@@ -193,6 +196,18 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def _check_arguments(module, variables, batches) -> None:
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module is {module!r}; expected a Linen module, e.g. of se_jax.build(config.model)")
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise ValueError("variables have no 'params'; expected {'params', 'batch_stats', ...} of the network's init")
+    if not callable(batches):
+        raise ValueError(
+            f"batches is {type(batches).__name__}; expected a function that returns one pass over the images, as it is "
+            "called once a fusion site: lambda: iter(batches)"
+        )
+
+
 def _first(batches: Iterable) -> tuple[dict, Iterable]:
     stream = iter(batches)
     first = next(stream, None)
@@ -204,6 +219,12 @@ def _first(batches: Iterable) -> tuple[dict, Iterable]:
 def _inputs(batch) -> tuple:
     """What a module is called with for a batch."""
     if isinstance(batch, Mapping):
+        if getattr(batch.get("image"), "dtype", None) != np.uint8:
+            found = getattr(batch.get("image"), "dtype", "none")
+            raise ValueError(
+                f"a batch has images of {found}; expected 'image': uint8 [batch, height, width, 3], which is "
+                "normalised. What is normalised already is given as an array instead of a dict"
+            )
         return (normalize(batch["image"], batch.get("size")),)
     return batch if isinstance(batch, tuple) else (batch,)
 

@@ -19,9 +19,11 @@ takes the rest. Zeros of the padding are the same zeros before and after: no bor
 
 import functools
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from se_jax.equalizer.fusion import (
     BRANCH_NORM,
@@ -87,6 +89,29 @@ def fold_site(kernel, site) -> dict[str, jax.Array]:
         return {"kernel": scaled, "tap_bias": -scaled[:, :, 0] * mean}
     tap_bias = -jnp.einsum("klio,i->klo", scaled, mean, precision=jax.lax.Precision.HIGHEST)
     return {"kernel": scaled, "tap_bias": tap_bias}
+
+
+def without_borders(variables):
+    """Folded variables as a network without equalizers takes them: the border terms go into the BatchNorms behind.
+
+    The same function but along the border, where a tap outside of the map should not count and now does: there, and as
+    far as later layers carry it, the outputs differ.
+
+    Args:
+      variables: {'params', 'batch_stats', ...} of a folded network, as nested dicts; left as they are.
+
+    Raises:
+      ValueError: no BatchNorm follows a convolution with a border term.
+    """
+    flat: dict[tuple[str, ...], Any] = dict(
+        traverse_util.flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
+    )
+    for key in [key for key in flat if key[-1] == "tap_bias"]:
+        mean = ("batch_stats", *key[1:-2], "bn", "mean")
+        if mean not in flat:
+            raise ValueError(f"the border term of {'/'.join(key[1:-1])} has no BatchNorm behind it to go into")
+        flat[mean] = flat[mean] - flat.pop(key).sum((0, 1))
+    return {**variables, **traverse_util.unflatten_dict(flat)}
 
 
 def fold_sum(norm, kernel, site):

@@ -15,7 +15,7 @@ import dataclasses
 import fnmatch
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +29,7 @@ STATISTICS = ("global", "channel")
 # Sums with learnt weights (EfficientDet's, https://arxiv.org/abs/1911.09070, and google/automl's further ones): one
 # weight a branch, or a channel of a branch, made non-negative and normalised over the branches
 WEIGHTINGS = ("fast", "softmax", "channel_fast", "channel_softmax")
+OPERATIONS = ("concat", "sum", "identity", *WEIGHTINGS)
 FAST_EPSILON = 1e-4
 LEARNT_WEIGHTS = {"fast_weights": "fast", "softmax_weights": "softmax"}  # parameter -> how it is normalised
 BRANCH_NORM = "branch_norm"  # of the first branch of a NormedSumConv
@@ -129,9 +130,19 @@ class Fusion(nn.Module):
     default: bool = True
     dtype: Any = jnp.float32
 
+    def __post_init__(self):
+        if self.operation not in OPERATIONS:
+            raise ValueError(f"Fusion operation is {self.operation!r}; expected one of {', '.join(OPERATIONS)}")
+        if not isinstance(self.equalizer, Equalizer):
+            raise ValueError(
+                f"Fusion equalizer is {self.equalizer!r}; expected a se_jax.Equalizer, e.g. Equalizer('explicit')"
+            )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, branches: dict[str, Any], size: tuple[int, int] | None = None):
         """Fuses `branches`, name -> [b, h_i, w_i, c_i], to [b, *size, c]; 'identity' gives each back at its size."""
+        _check_branches(self, branches, size)
         explicit = self.equalizer.mode == "explicit" and self.equalizer.selects(self.name or "", self.default)
         weights = self._weights(branches) if self.operation in WEIGHTINGS else None
         resized = []
@@ -245,6 +256,24 @@ class NormedSumConv(nn.Module):
             name="block",
         )
         return block(total)
+
+
+def _check_branches(site: Fusion, branches, size) -> None:
+    """Raises ValueError for what cannot be fused; names the site and the branch."""
+    where = f"fusion site '{'/'.join(site.path) or site.name}'"
+    if not isinstance(branches, Mapping) or not branches:
+        raise ValueError(f"{where} got {type(branches).__name__}; expected a dict of branches by name, one at least")
+    for name, x in branches.items():
+        if len(getattr(x, "shape", ())) != 4:
+            found = f"shape {list(x.shape)}" if hasattr(x, "shape") else type(x).__name__
+            raise ValueError(f"{where}, branch '{name}' is of {found}; expected a map [batch, height, width, channels]")
+    if site.operation == "identity":
+        return
+    shapes = {name: tuple(x.shape) for name, x in branches.items()}
+    if size is None and len({shape[1:3] for shape in shapes.values()}) > 1:
+        raise ValueError(f"{where} got maps of several sizes, {shapes}; give the size to which they are resized")
+    if site.operation != "concat" and len({shape[3] for shape in shapes.values()}) > 1:
+        raise ValueError(f"{where} sums maps of several channels, {shapes}; project them to one number of channels")
 
 
 @functools.cache  # once a site

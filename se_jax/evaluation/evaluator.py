@@ -9,7 +9,7 @@ What happens to an image, and what that costs in compilations and memory, stands
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,13 +17,14 @@ import numpy as np
 from absl import logging
 
 from se_jax import parallel, run
+from se_jax.config.check import check
 from se_jax.evaluation import inference
 from se_jax.evaluation.metrics import ConfusionMatrix, Metric
 from se_jax.evaluation.protocol import protocol
 from se_jax.evaluation.worst_images import WorstImages
 from se_jax.report.results import mean_of
 
-SEGMENTS = 12  # masks of one image in the report
+SEGMENTS = 11  # masks of one image in the report
 
 
 class Evaluation(NamedTuple):
@@ -88,8 +89,21 @@ def batches(source, labels, config, mesh, on_error):
     )
 
 
+def nothing() -> None:
+    """What is done before each batch or picture by default."""
+
+
 def evaluate(
-    model, variables, source, labels, config, mesh=None, *, metrics: Sequence[Metric] = (), on_error: str = "stop"
+    model,
+    variables,
+    source,
+    labels,
+    config,
+    mesh=None,
+    *,
+    metrics: Sequence[Metric] = (),
+    on_error: str = "stop",
+    each: Callable[[], None] = nothing,
 ) -> Evaluation:
     """What a model makes of every image of `source`, each exactly once, at the labels' own size.
 
@@ -103,6 +117,7 @@ def evaluate(
       mesh: of `parallel.make_mesh`; by default one of all devices.
       metrics: what is measured; `default_metrics` where none are given.
       on_error: "stop" or "skip" at an image that cannot be read.
+      each: called before every batch, as often in every process; what it raises ends the evaluation.
 
     Returns:
       An Evaluation, the same in every process.
@@ -110,6 +125,7 @@ def evaluate(
     Raises:
       ValueError: an option of the protocol cannot be, or the data set has another number of classes than the network.
     """
+    check(config, "eval")
     if model.num_classes != labels.num_classes:
         raise ValueError(f"the network has {model.num_classes} classes, but the data set has {labels.num_classes}")
     mesh = parallel.make_mesh() if mesh is None else mesh
@@ -119,6 +135,7 @@ def evaluate(
     found = Evaluation(metrics, tuple(metric.empty() for metric in metrics))
     waiting = None  # one batch is fetched while the next one is computed
     for batch in batches(source, labels, config, mesh, on_error):
+        each()
         counts = programs.count(metrics, variables, batch)
         found = found.plus(waiting)
         waiting = counts
@@ -160,12 +177,13 @@ def table(result: dict) -> str:
 # ---- What an evaluation leaves in a workdir ----
 
 
-def measure(model, variables, data, config, mesh, metrics, prefix, **said) -> dict:
+def measure(model, variables, data, config, mesh, metrics, prefix, each=nothing, **said) -> dict:
     """`evaluate` over `data.val`, as `config` says: what metrics.json holds, with `said` in it.
 
-    The first process writes the metrics' arrays to files whose paths start with `prefix`.
+    The first process writes the metrics' arrays to files whose paths start with `prefix`. each: called before every
+    batch.
     """
-    options = {"metrics": metrics, "on_error": config.data.on_error}
+    options = {"metrics": metrics, "on_error": config.data.on_error, "each": each}
     found = evaluate(model, variables, data.val, data.labels, config.eval, mesh, **options)
     if jax.process_index() == 0:
         for name, arrays in found.arrays().items():
@@ -184,7 +202,17 @@ def spread(count: int, wanted: int = 6) -> list[int]:
 
 
 def write_pictures(
-    files: dict, model, variables, source, labels, config, mesh, *, on_error: str = "stop", segments=None
+    files: dict,
+    model,
+    variables,
+    source,
+    labels,
+    config,
+    mesh,
+    *,
+    on_error: str = "stop",
+    segments=None,
+    each: Callable[[], None] = nothing,
 ) -> None:
     """Write images, truths and predictions to .npz files for the report. `files`: {path: indices in `source`}.
 
@@ -204,6 +232,8 @@ def write_pictures(
     for path, indices in files.items():
         arrays = {"palette": np.asarray(labels.palette, np.uint8), "names": np.asarray(labels.names)}
         for i in sorted(set(indices)):
+            if jax.process_count() == 1:  # several would have to agree, and the others are done
+                each()
             try:
                 image, truth = data_pipelines.read_example(source, labels, i)
             except data_pipelines.DataError:
@@ -229,6 +259,7 @@ def evaluate_run(config, variables, workdir, checkpoint: str, metrics: Sequence[
     from se_jax.models import build
     from se_jax.report import pages
 
+    check(config)
     mesh, workdir = parallel.make_mesh(config), pathlib.Path(workdir)
     data, model, how = data_pipelines.build(config.data), build(config.model), protocol(config.eval)
     metrics = tuple(metrics) or default_metrics(data.labels, data.val)

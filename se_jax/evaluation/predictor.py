@@ -3,7 +3,6 @@
 se_jax.load(workdir).predict(image)     # uint8 [h, w, 3] RGB -> uint8 [h, w] class ids
 """
 
-import json
 import pathlib
 import sys
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from se_jax import checkpoints, run
+from se_jax.config.check import check
 from se_jax.equalizer.fold import can_fold, fold, fold_weights
 from se_jax.evaluation import inference
 from se_jax.evaluation.protocol import protocol
@@ -29,6 +29,7 @@ class Predictor:
     """
 
     def __init__(self, config, variables, names, palette):
+        check(config)
         self.config, self.names = config, tuple(names)
         self.palette = np.asarray(palette, np.uint8)
         model = build(config.model)
@@ -79,7 +80,7 @@ def load(workdir, checkpoint: str = "best") -> Predictor:
     path = workdir / run.LABELS
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; a training run writes it at its start: is this a run's workdir?")
-    labels = json.loads(path.read_text())
+    labels = run.read_json(path)
     return Predictor(config, variables, labels["names"], labels["palette"])
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from se_jax import parallel
+from se_jax.config.check import check
 from se_jax.evaluation import inference
 from se_jax.evaluation.evaluator import batches
 from se_jax.evaluation.predictor import save_ids
@@ -68,6 +69,7 @@ def run(config, variables, output) -> None:
     import data_pipelines
     from se_jax.models import build
 
+    check(config)
     source, labels = data_pipelines.open_images(config.data)
     model, mesh = build(config.model), parallel.make_mesh(config)
     if model.num_classes != labels.num_classes:

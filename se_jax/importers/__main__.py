@@ -1,7 +1,7 @@
 """PyTorch checkpoints in and out.
 
 python -m se_jax.importers --source=FILE --config=configs/X.py --output=DIR      then --config.init_from=DIR
-python -m se_jax.importers --export=FILE.safetensors --workdir=DIR               weights of a run, for PyTorch
+python -m se_jax.importers --export=FILE.safetensors --workdir=DIR [--plain]     weights of a run, for PyTorch
 python -m se_jax.importers --list                                                families, sizes, layouts
 """
 
@@ -24,23 +24,32 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     """
     import jax
     import jax.numpy as jnp
+    from flax import traverse_util
 
     from se_jax import checkpoints, parallel, run
+    from se_jax.config import check
     from se_jax.importers import convert, files
+    from se_jax.importers.rules import TAP_BIAS
+    from se_jax.importers.skip import Skip
     from se_jax.models import build
 
+    skipping, config.init_skip = config.init_skip, ""  # of this import, not of what is evaluated later
+    check.check(config)
     folder = pathlib.Path(output)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give another --output")
     state_dict = files.read(source)
-    config.model.equalizer.mode = "none"
+    # no PyTorch network has equalizers, but an exported one may have them in its weights
+    config.model.equalizer.mode = "folded" if any(name.endswith(f".{TAP_BIAS}") for name in state_dict) else "none"
     network = build(config.model)
+    skip = Skip(",".join(filter(None, (skipping, "classifier" * skip_classifier))), network)
     whole = convert.holds_heads(state_dict)
     model = network if whole else network.encoder
     # initial values, for what the checkpoint may lack
     variables = parallel.jit_once(model.init)(jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, 3)))
     try:
-        done = convert.match(model, state_dict, variables, layout, skip_classifier=skip_classifier, bgr=bgr)
+        done = convert.match(model, state_dict, variables, layout, skip=skip, bgr=bgr)
+        skip.check("/".join(key[1:]) for key in traverse_util.flatten_dict(variables))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     filled = done.variables if whole else {name: {"encoder": part} for name, part in done.variables.items()}
@@ -62,7 +71,8 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     if whole:
         checkpoints.write_config(folder, config)
         _write_labels(folder, config)
-    print(f"written to {output}; train from it with --config.init_from={output}")
+    mode = " --config.model.equalizer.mode=folded" if config.model.equalizer.mode == "folded" else ""
+    print(f"written to {output}; train from it with --config.init_from={output}{mode}")
 
 
 def describe(done, what: str) -> None:
@@ -87,16 +97,74 @@ def _write_labels(output: pathlib.Path, config) -> None:
         print(f"no labels.json, which predicting needs: the data set of the config is not at hand ({error})")
 
 
-def export_file(workdir: str, path: str, layout: str) -> None:
-    """Writes the best checkpoint of a run as a .safetensors file under a layout's names."""
+def export_file(workdir: str, path: str, layout: str, *, plain: bool = False) -> None:
+    """Writes the best checkpoint of a run as a .safetensors file under a layout's names.
+
+    Explicit equalizers are folded first: what of them is no weight, the border terms, becomes tensors `tap_bias`
+    [out, kh, kw], which PyTorch's networks do not know; with `plain` it goes into the BatchNorms behind, and how far
+    the logits of an image are then from those of the run is printed.
+    """
     from se_jax import checkpoints
+    from se_jax.equalizer.fold import fold, without_borders
     from se_jax.importers import convert, files
     from se_jax.models import build
 
     config, variables = checkpoints.load_for_inference(workdir)
-    tensors = convert.export_weights(build(config.model), variables, "mmseg" if layout == "auto" else layout)
+    model = build(config.model)
+    if variables.get("equalizer"):
+        model, variables = model.with_equalizer(mode="folded"), fold(variables)
+        print("scale equalizers are folded into the weights")
+    if plain:
+        given = model, variables
+        model, variables = model.with_equalizer(mode="none"), without_borders(variables)
+        print(_difference(config, given, (model, variables)))
+    tensors = convert.export_weights(model, variables, "mmseg" if layout == "auto" else layout)
     files.write(path, tensors)
+    borders = [name for name in tensors if name.endswith(".tap_bias")]
     print(f"{len(tensors)} tensors written to {path}")
+    if borders:
+        print(
+            f"{len(borders)} of them are border terms, which PyTorch's networks do not know: {', '.join(borders)}. "
+            "--plain puts them into the BatchNorms behind, and says what that changes"
+        )
+
+
+def _difference(config, exact, plain) -> str:
+    """How far the logits of two networks, each (model, variables), are from each other on an image."""
+    import jax
+    import numpy as np
+
+    from se_jax.models import normalize
+
+    image, what = _image(config)
+    logits = [
+        np.asarray(jax.jit(model.apply)(variables, normalize(image[None]))["logits"])
+        for model, variables in (exact, plain)
+    ]
+    apart = np.abs(logits[1] - logits[0])
+    other = np.mean(logits[0].argmax(-1) != logits[1].argmax(-1))
+    return (
+        f"border terms are in the BatchNorms: on {what} the logits differ by at most {apart.max():.4g}, "
+        f"{apart.mean():.4g} on average (their standard deviation is {logits[0].std():.4g}); {other:.2%} of the pixels "
+        "have another class"
+    )
+
+
+def _image(config):
+    """An image of the validation set as evaluation sees it, or noise where it is not at hand, and what it is."""
+    import numpy as np
+
+    try:
+        import data_pipelines  # which a machine without tensorflow lacks
+
+        data = data_pipelines.build(config.data)
+        image, _ = data_pipelines.read_example(data.val, data.labels, 0)
+        height, width = (side // 32 * 32 for side in image.shape[:2])
+        return image[:height, :width], f"the first image of {data.val.name} ({width}x{height})"
+    except (ImportError, OSError, ValueError) as error:
+        height, width = config.data.crop
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        return noise, f"noise of {width}x{height}, as the data set is not at hand ({error}),"
 
 
 def list_tables() -> None:
@@ -120,7 +188,7 @@ def main(argv) -> None:
         if given.list:
             list_tables()
         elif given.export and given.workdir:
-            export_file(given.workdir, given.export, given.layout)
+            export_file(given.workdir, given.export, given.layout, plain=given.plain)
         elif given.source and given.config and given.output:
             options = {"skip_classifier": given.skip_classifier, "bgr": given.bgr}
             import_file(given.config, given.source, given.output, given.layout, **options)
@@ -135,9 +203,10 @@ if __name__ == "__main__":
     flags.DEFINE_string("source", None, "PyTorch checkpoint to read: .safetensors, .pth, .pkl")
     flags.DEFINE_string("layout", "auto", "Whose names it has, one of --list, or auto.")
     flags.DEFINE_string("output", None, "New directory for the imported weights.")
-    flags.DEFINE_bool("skip_classifier", False, "Keep the initial classifiers: the checkpoint has other classes.")
+    flags.DEFINE_bool("skip_classifier", False, "As --config.init_skip=classifier: keep the initial classifiers.")
     flags.DEFINE_bool("bgr", False, "The checkpoint's network saw blue, green, red.")
     flags.DEFINE_string("export", None, "New .safetensors file for the weights of the run in --workdir.")
     flags.DEFINE_string("workdir", None, "Directory of the run to export.")
+    flags.DEFINE_bool("plain", False, "Border terms of equalizers go into the BatchNorms behind, up to the border.")
     flags.DEFINE_bool("list", False, "Print the families, their sizes and layouts, and end.")
     app.run(main, flags_parser=cli.parse)

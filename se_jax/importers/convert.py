@@ -21,8 +21,6 @@ OTHER_PREFIXES = {
     "transformers_modules": _TRANSFORMERS,
 }
 HEADS = (PREFIXES["decoder"], "sem_seg_head.", "class_predictor.")  # how names begin that only whole networks have
-CLASSIFIERS = ("conv_seg", "cls_embed")  # our modules, and those of others
-THEIR_CLASSIFIERS = (*CLASSIFIERS, "class_embed", "class_predictor")
 # Tensors of any checkpoint that have no counterpart.
 SKIPPED = {
     r"(.*\.)?num_batches_tracked": "BatchNorm's step counter; our momentum is fixed",
@@ -80,7 +78,7 @@ def match(
     variables: dict,
     layout: str = "auto",
     *,
-    skip_classifier: bool = False,
+    skip=lambda array: False,
     bgr: bool = False,
 ) -> Imported:
     """Fits a PyTorch checkpoint into a network.
@@ -95,7 +93,8 @@ def match(
       layout: whose names: 'mmseg', 'timm', 'torchvision', 'official' (the authors' own repository), 'detectron2',
         'transformers' (files) or 'transformers_modules' (release 5 in memory), or 'auto', which takes the one that
         finds most tensors.
-      skip_classifier: keep the initial classifiers, for a checkpoint of other classes.
+      skip: says of an array, by a path such as 'decoder/conv_seg/kernel', whether it keeps its initial value; see
+        `se_jax.importers.skip.Skip`.
       bgr: the checkpoint's network saw blue, green, red; its first kernel is turned round.
 
     Raises:
@@ -114,9 +113,9 @@ def match(
             kept.append(path)  # a head beside an encoder's checkpoint
         elif place is None:
             problems.append(f"no rule of layout {layout} knows {path} {tuple(initial.shape)}")
-        elif skip_classifier and any(name in key for name in CLASSIFIERS):
+        elif skip("/".join(key[1:])):
             kept.append(path)
-            skipped |= {name: "classifier, as asked" for name in place.tensors if name in state_dict}
+            skipped |= {name: "left out, as asked" for name in place.tensors if name in state_dict}
         elif missing := [name for name in place.tensors if name not in state_dict]:
             if place.optional and len(missing) == len(place.tensors):
                 kept.append(path)
@@ -136,7 +135,7 @@ def match(
     without_value = [path for path in kept if isinstance(_get(variables, path), jax.ShapeDtypeStruct)]
     problems += [f"no tensor for {path}, and no initial value was given" for path in without_value]
     if problems:
-        raise ValueError(_message(problems, layout))
+        raise ValueError(_message(problems, layout, model))
     values = {
         key: np.ascontiguousarray(place.leaf.to_ours(*tensors).astype(wanted[key].dtype))
         for key, (place, tensors) in filled.items()
@@ -151,16 +150,17 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
     Step counters and derived buffers, which hold nothing trained, are left out.
 
     Raises:
-      ValueError: the layout does not know a variable; equalizers, also folded ones, have no counterpart in PyTorch.
+      ValueError: the layout does not know a variable, such as the statistics of explicit equalizers: they are folded
+        first, and their border term is then written as a tensor `tap_bias` [out, kh, kw] of its convolution.
     """
     tensors = {}
     places = _places(_parts(model, None, layout), layout, variables)
     for key, array in _flat(variables).items():
         if key not in places:
             raise ValueError(
-                f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}; only networks without scale "
-                "equalizers can be written for PyTorch"
-                if key[0] == "equalizer" or key[-1] == "tap_bias"
+                f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}; fold scale equalizers first "
+                "(se_jax.fold)"
+                if key[0] == "equalizer"
                 else f"layout {layout} has no tensor for {'/'.join(key)} {np.shape(array)}"
             )
         place = places[key]
@@ -291,11 +291,11 @@ def _shape_problems(place: Place, tensors: list, shape: tuple[int, ...]) -> list
     ]
 
 
-def _message(problems: list[str], layout: str) -> str:
-    classifier = any(
-        f"{name}." in problem and "in this network" in problem for problem in problems for name in THEIR_CLASSIFIERS
-    )
-    hint = "; skip_classifier keeps the initial classifier, for a checkpoint of other classes" if classifier else ""
+def _message(problems: list[str], layout: str, model) -> str:
+    heads = (getattr(model, "decoder", None), getattr(model, "auxiliary", None))
+    names = {name for head in heads for name in getattr(head, "classifier", ())}
+    classifier = any(f".{name}." in problem and "in this network" in problem for problem in problems for name in names)
+    hint = "; --config.init_skip=classifier keeps the initial classifiers, for other classes" if classifier else ""
     shown = problems if len(problems) <= 40 else [*problems[:40], f"and {len(problems) - 40} more"]
     return (
         f"The checkpoint, read as layout {layout}, does not fit the network ({len(problems)} differences; check "

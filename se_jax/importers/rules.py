@@ -72,7 +72,9 @@ def _statistic(ours: str, theirs: str) -> Leaf:
 
 _BIAS = parameter("bias", "bias")
 # OIHW <-> HWIO; grouped kernels alike, their I is inputs / groups in both
-CONV = (transposed("kernel", "weight", (2, 3, 1, 0)), _BIAS)
+# tap_bias, of a folded equalizer, is ours; in files it has the order of a kernel: [out, kh, kw]
+TAP_BIAS = "tap_bias"
+CONV = (transposed("kernel", "weight", (2, 3, 1, 0)), _BIAS, transposed(TAP_BIAS, TAP_BIAS, (1, 2, 0)))
 LINEAR = (transposed("kernel", "weight", (1, 0)), _BIAS)
 LAYER_NORM = (parameter("scale", "weight"), _BIAS)
 NORM = (*LAYER_NORM, _statistic("mean", "running_mean"), _statistic("var", "running_var"))

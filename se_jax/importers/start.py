@@ -3,18 +3,40 @@
 import pathlib
 
 import jax
+from absl import logging
+from flax import traverse_util
 
-from se_jax import checkpoints
+from se_jax import checkpoints, run
 from se_jax.importers.convert import load
+from se_jax.importers.skip import Skip
 
 
-def start_from(path, model, variables: dict) -> dict:
+def start_from(path, model, variables: dict, skip="") -> dict:
     """`variables` with the weights of a run or an import (a directory) or of a PyTorch checkpoint (a file).
 
+    Args:
+      skip: config.init_skip, which arrays keep the values that they have in `variables`; see `Skip`. They are logged.
+
     Raises:
-      FileNotFoundError: nothing of the kind there. ValueError: it does not fit the network; names what differs.
+      FileNotFoundError: nothing of the kind there. ValueError: it does not fit the network; names what differs. Or a
+        name in `skip` is found in no parameter.
     """
-    if not pathlib.Path(path).is_file():
-        return checkpoints.init_from(path, variables, model.constants)
-    imported = load(path, model.with_equalizer(mode="none"), variables)
-    return jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), variables, imported.variables)
+    left_out = Skip(skip, model)
+    arrays = ["/".join(key[1:]) for key in traverse_util.flatten_dict(variables)]
+    if pathlib.Path(path).is_file():
+        imported = load(path, model.with_equalizer(mode="none"), variables, skip=left_out).variables
+        started = jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), variables, imported)
+    else:
+        started = checkpoints.init_from(path, variables, model.constants, skip=left_out, advice=left_out.advice)
+    left_out.check(arrays)
+    if skipped := sorted({array for array in arrays if left_out(array)}):
+        logging.info("init_skip: %d arrays start from chance: %s", len(skipped), ", ".join(skipped))
+    return started
+
+
+def is_folded(path) -> bool:
+    """Whether the run or import in a directory, or at workdir/checkpoints/<step>, has its equalizers in its weights."""
+    folder = pathlib.Path(path)
+    if folder.parent.name == run.CHECKPOINTS:
+        folder = folder.parent.parent
+    return (folder / run.CONFIG).is_file() and checkpoints.load_config(folder).model.equalizer.mode == "folded"

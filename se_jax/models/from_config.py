@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from se_jax.config.check import check, check_types
 from se_jax.config.lookup import lookup
 from se_jax.equalizer.fusion import Equalizer
 from se_jax.models import decoders, encoders
@@ -46,6 +47,7 @@ def build(config) -> Segmenter:
     Raises:
       ValueError: for an unknown encoder, decoder, dtype, or option of one of them; names what is known.
     """
+    check(config, "model")
     dtype = lookup("model.dtype", config.dtype, DTYPES)
     shared = {"num_classes": config.num_classes, "align_corners": config.align_corners, "dtype": dtype}
     equalizer = Equalizer(config.equalizer.mode, config.equalizer.statistics, _sites(config.equalizer.sites))
@@ -73,4 +75,5 @@ def _construct(option: str, config, constructors, **shared) -> Any:
             f"{option} has unknown options {', '.join(sorted(unknown))}; "
             f"{constructor.__name__} takes {', '.join(sorted(fields))}"
         )
+    check_types(option, constructor, options)
     return constructor(**options, **shared)

@@ -14,6 +14,20 @@ MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
+def check_images(images, who: str) -> None:
+    """Raises ValueError, in the name of `who`, where images are not [b, h, w, 3]."""
+    shape = getattr(images, "shape", None)
+    if shape is None:
+        raise ValueError(f"{who} got {type(images).__name__}; expected an array of images [batch, height, width, 3]")
+    if len(shape) != 4 or shape[3] != 3:
+        advice = ""
+        if len(shape) == 4 and shape[1] == 3:
+            advice = ". They are [batch, 3, height, width], as of PyTorch: images.transpose(0, 2, 3, 1)"
+        elif len(shape) == 3 and shape[2] == 3:
+            advice = ". A single image is a batch of one: image[None]"
+        raise ValueError(f"{who} got images of shape {list(shape)}; expected [batch, height, width, 3]{advice}")
+
+
 def normalize(images, sizes=None):
     """Normalises RGB images [b, h, w, 3] of 0..255 to float32 of about zero mean and unit variance.
 
@@ -21,6 +35,7 @@ def normalize(images, sizes=None):
       sizes: int32 [b, 2], (h, w) of each image without its padding at the bottom and right; padding becomes 0 *after*
         normalisation, as in the reference's SegDataPreProcessor. None where nothing is padded.
     """
+    check_images(images, "normalize")
     x = (images.astype(jnp.float32) - MEAN) / STD
     if sizes is None:
         return x
@@ -36,11 +51,27 @@ class Segmenter(nn.Module):
 
     With `train=True` BatchNorm uses the batch's statistics, dropout acts if a 'dropout' key is given, and the auxiliary
     head, where there is one, adds {'auxiliary': logits at its own resolution}.
+
+    Raises:
+      ValueError: a part is no module of its kind; in a call, images of another shape, or that are not normalised.
     """
 
     encoder: nn.Module
     decoder: Decoder
     auxiliary: Decoder | None = None
+
+    def __post_init__(self):
+        parts = {"encoder": (self.encoder, nn.Module), "decoder": (self.decoder, Decoder)}
+        if self.auxiliary is not None:
+            parts["auxiliary"] = (self.auxiliary, Decoder)
+        for name, (module, kind) in parts.items():
+            if not isinstance(module, kind):
+                what = "an encoder module, e.g. ResNet(50)" if kind is nn.Module else "a Decoder, e.g. ASPPHead(19)"
+                raise ValueError(
+                    f"Segmenter {name} is {module!r}; expected {what}. se_jax.build(config.model) takes names, as "
+                    "config.model.encoder.name"
+                )
+        super().__post_init__()
 
     @property
     def num_classes(self) -> int:
@@ -85,6 +116,12 @@ class Segmenter(nn.Module):
         return self.clone(decoder=self.decoder.clone(equalizer=equalizer))
 
     def __call__(self, images, train: bool = False):
+        check_images(images, "Segmenter")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"Segmenter got {images.dtype} images; expected normalised ones, of floating point: "
+                "se_jax.normalize(images)"
+            )
         height, width = images.shape[1:3]
         ends = [(0, side - have) for side, have in zip(self._padded((height, width)), (height, width), strict=True)]
         if any(end for _, end in ends):

@@ -1,11 +1,8 @@
 """What a page reads from a workdir."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
-
-import numpy as np
 
 from se_jax import run as files
 
@@ -76,8 +73,7 @@ class Run:
 
 def _load(path: pathlib.Path):
     if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return dict(arrays)
+        return files.read_arrays(path)
     if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return json.loads(path.read_text())
+        return files.read_history(path)
+    return files.read_json(path)

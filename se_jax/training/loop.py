@@ -12,7 +12,7 @@ from clu import metric_writers, periodic_actions
 
 import data_pipelines
 from data_pipelines import counts
-from se_jax import checkpoints, losses, parallel, run
+from se_jax import checkpoints, losses, multihost, parallel, run
 from se_jax.evaluation import evaluator
 from se_jax.evaluation.metrics import Accuracy, Metric, numbers
 from se_jax.losses import Loss
@@ -21,14 +21,12 @@ from se_jax.report import pages
 from se_jax.training import optimizers, start
 from se_jax.training import state as train_state
 from se_jax.training.feed import fetch, prefetch
-from se_jax.training.preemption import preemption
+from se_jax.training.preemption import Stopped, preemption
 from se_jax.training.records import History, average, write_environment, write_equalizer
 from se_jax.training.step import make_train_step
 
 
-def train_and_evaluate(
-    config, workdir, *, own_losses: Sequence[Loss] = (), own_metrics: Sequence[Metric] = ()
-) -> dict | None:
+def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_metrics: Sequence[Metric] = ()) -> dict:
     """Trains as `config` says (see se_jax/config/options.py), evaluates, and leaves everything in `workdir`.
 
     A run is a function of its config: started again in the same workdir it goes on from the last checkpoint to the very
@@ -38,21 +36,32 @@ def train_and_evaluate(
       own_losses: in the place of those that config.loss describes. own_metrics: beside the default ones.
 
     Returns:
-      What metrics.json holds; None where SIGTERM stopped the run, which has then saved its state.
+      What metrics.json holds.
 
     Raises:
       ValueError: an option that cannot be, data that cannot be used, or another config than that of the run in workdir.
-      OSError: the workdir cannot be written, or a file cannot be read. NonFiniteLoss: training diverged.
+      OSError: the workdir cannot be written or is in use, its disk is full, or a file cannot be read.
+      NonFiniteLoss: training diverged.
+      Stopped: SIGTERM or Ctrl-C asked the run to end; its state is saved.
     """
     # ---- Devices ----
-    data_pipelines.check_config(config.data)  # before a device is touched
-    parallel.start_multihost(config.multihost)
-    lead = jax.process_index() == 0  # the one process that writes
-    mesh = parallel.make_mesh(config)
-    start.check(config, mesh)
-    workdir = run.make(workdir)
-    checkpoints.check_config(workdir, config)
+    start.check(config)  # before a device is touched
+    saved = functools.partial(checkpoints.last_good, workdir)
+    with multihost.joined(config.multihost, config.multihost_timeout, saved), contextlib.ExitStack() as stack:
+        lead = jax.process_index() == 0  # the one process that writes
+        mesh = parallel.make_mesh(config)
+        start.check_devices(config, mesh)
+        workdir = run.make(workdir)
+        stack.enter_context(run.full_disk_told(workdir, saved))
+        if lead:
+            stack.enter_context(run.lock(workdir))
+        checkpoints.check_config(workdir, config)
+        asked = stack.enter_context(preemption())
+        return _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics)
 
+
+def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> dict:
+    """The stages of a run that has its workdir for itself."""
     # ---- Data, model, and what is measured ----
     data = open_data(config)
     model = build(config.model)
@@ -62,15 +71,19 @@ def train_and_evaluate(
     metrics = (*evaluator.default_metrics(data.labels, data.val), *own_metrics)
     decides = start.check_best(config.checkpoint.best, metrics)
 
-    # ---- State: the last checkpoint, or a new network, calibrated ----
+    # ---- State: the last whole checkpoint, or a new network, calibrated ----
     tx, schedule = optimizers.build(config.optimizer, config.num_steps)
     blank = start.blank_state(config, model, tx, mesh)
-    store = checkpoints.Checkpoints(workdir, config.checkpoint.keep)
+    if lead:
+        run.check_room(workdir, checkpoints.size(blank))
+    scores = checkpoints.scores(workdir, config.checkpoint.best)
+    store = stack.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir, config.checkpoint.keep, scores)))
     if store.last is not None:
         state = store.restore(blank)
-        logging.info("Going on from the checkpoint of step %d in %s", store.last, workdir)
+        logging.info("Going on from the checkpoint of step %d in %s", state.step, workdir)
     else:
-        state, rows = start.initial_state(config, model, data, tx, mesh, blank)
+        obey = functools.partial(asked.obey, "Stopped before the first step; there was nothing to save")
+        state, rows = start.initial_state(config, model, data, tx, mesh, blank, obey)
         if rows and lead:
             write_equalizer(workdir, config, rows)
     begun = int(state.step)
@@ -89,8 +102,9 @@ def train_and_evaluate(
     checkpoints.write_config(workdir, config)  # not before: until here an option may turn out to be impossible
     batches = itertools.chain([first], batches)
 
-    # ---- Loop ----
+    # ---- What a run tells of itself ----
     writer = metric_writers.create_default_writer(workdir, just_logging=not lead)
+    stack.enter_context(contextlib.closing(writer))
     progress = periodic_actions.ReportProgress(
         num_train_steps=config.num_steps, every_steps=config.log.every_steps, every_secs=None
     )
@@ -99,48 +113,62 @@ def train_and_evaluate(
         run.write_labels(workdir, data.labels)
         write_environment(workdir, mesh, state, train_step)
 
-    def validate(state, step):
+    def obey_at(step):
+        return functools.partial(asked.obey, f"Stopped at step {step}, which is saved; the same command goes on")
+
+    def evaluate(state, step) -> dict:
+        """The scores of a step whose state is saved."""
         variables = train_state.variables(state, averaged=True)
-        return evaluator.measure(model, variables, data, config, mesh, metrics, f"{workdir}/", step=step)
+        result = evaluator.measure(
+            *(model, variables, data, config, mesh, metrics, f"{workdir}/"), each=obey_at(step), step=step
+        )
+        found = numbers(result)
+        writer.write_scalars(step, {f"val/{key}": value for key, value in found.items() if value is not None})
+        if lead:
+            run.write_json(workdir / run.METRICS, result)
+        if history and step not in store.scores:
+            history.append(step, found)
+        store.scores[step] = result[decides] or 0.0
+        return result
 
-    recent, result, since, waited = [], None, time.monotonic(), 0.0
-    with contextlib.closing(store), contextlib.closing(writer), preemption() as stopping:
-        for step in range(begun + 1, config.num_steps + 1):
-            batch, idle = fetch(batches, recent)
-            state, measured = train_step(state, batch)
-            waited += idle
-            recent.append(measured)
-            stop = stopping(step)
-            evaluating = step % config.eval.every_steps == 0 or step == config.num_steps
-            saving = evaluating or stop or step % config.checkpoint.every_steps == 0
+    # ---- Loop ----
+    def is_due(step):
+        return step % config.eval.every_steps == 0 or step == config.num_steps
 
-            if saving or step % config.log.every_steps == 0:  # the only places where the host waits for the devices
-                values = average(jax.device_get(recent), watched, step, store)
-                seconds, images = time.monotonic() - since, len(recent) * config.data.batch_size
-                pace = {"images_per_second": images / seconds, "data_wait_share": waited / seconds}
-                writer.write_scalars(step, values | pace)
-                if history:
-                    history.append(step, values)
-                recent = []
-            progress(step)
-            if evaluating:
-                result = validate(state, step)
-                scores = numbers(result)
-                writer.write_scalars(step, {f"val/{key}": value for key, value in scores.items() if value is not None})
-                if history:
-                    history.append(step, scores)
-            if saving:
-                store.save(step, state, (result[decides] or 0.0) if evaluating and result else None)
-            if not recent:
-                since, waited = time.monotonic(), 0.0
-            if stop and step < config.num_steps:
-                logging.warning("Stopped at step %d, which is saved; the same command goes on from there", step)
-                return None
+    result, recent, waited = None, [], 0.0
+    if begun and is_due(begun):
+        result = start.last_result(workdir, begun) if begun in store.scores else evaluate(state, begun)
+    since = time.monotonic()
+    for step in range(begun + 1, config.num_steps + 1):
+        batch, idle = fetch(batches, recent)
+        state, measured = train_step(state, batch)
+        waited += idle
+        recent.append(measured)
+        stop = asked()
+        saving = is_due(step) or stop or step % config.checkpoint.every_steps == 0
 
-        # ---- Final evaluation and report ----
-        result = result or validate(state, begun)
-        shown = {run.SAMPLES: evaluator.spread(len(data.val)), run.WORST: evaluator.examples(metrics, result)}
-        return finish(config, workdir, model, state, data, mesh, result, shown)
+        if saving or step % config.log.every_steps == 0:  # the only places where the host waits for the devices
+            values = average(jax.device_get(recent), watched, step, store)
+            seconds, images = time.monotonic() - since, len(recent) * config.data.batch_size
+            pace = {"images_per_second": images / seconds, "data_wait_share": waited / seconds}
+            writer.write_scalars(step, values | pace)
+            if history:
+                history.append(step, values)
+            recent = []
+        progress(step)
+        if saving:
+            store.save(step, state)
+        if stop:
+            raise Stopped(f"Stopped at step {step}, which is saved; the same command goes on", asked.signal)
+        if is_due(step):
+            result = evaluate(state, step)
+        if not recent:
+            since, waited = time.monotonic(), 0.0
+
+    # ---- Final evaluation and report ----
+    result = result or evaluate(state, config.num_steps)
+    shown = {run.SAMPLES: evaluator.spread(len(data.val)), run.WORST: evaluator.examples(metrics, result)}
+    return finish(config, workdir, model, state, data, mesh, result, shown, obey_at(config.num_steps))
 
 
 def open_data(config) -> data_pipelines.Data:
@@ -162,12 +190,16 @@ def open_data(config) -> data_pipelines.Data:
     return data
 
 
-def finish(config, workdir, model, state, data, mesh, result: dict, shown: dict) -> dict:
-    """Writes the pictures `shown`, {file: indices of images}, the result of a run and its report; prints the table."""
+def finish(config, workdir, model, state, data, mesh, result: dict, shown: dict, each=lambda: None) -> dict:
+    """Writes the pictures `shown`, {file: indices of images}, the result of a run and its report; prints the table.
+
+    each: called before every picture.
+    """
     evaluator.write_pictures(
         {workdir / name: indices for name, indices in shown.items()},
         *(model, train_state.variables(state, averaged=True), data.val, data.labels, config.eval, mesh),
         on_error=config.data.on_error,
+        each=each,
         segments=workdir / run.SEGMENTS,
     )
     result["equalizer"] = config.model.equalizer.mode

@@ -9,6 +9,7 @@ import pathlib
 import platform
 
 import jax
+from absl import logging
 
 from se_jax import run
 from se_jax.equalizer import calibrate
@@ -44,12 +45,18 @@ def average(recent: list[dict], metrics, step: int, store) -> dict[str, float]:
 
 
 class History:
-    """history.jsonl: one JSON object a line, {"step": ..., name: number, ...}; lines after step `start` are cut off."""
+    """history.jsonl: one JSON object a line, {"step": ..., name: number, ...}; lines after step `start` are cut off.
+
+    Raises:
+      ValueError: a line is damaged.
+    """
 
     def __init__(self, path: pathlib.Path, start: int):
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        run.write_text(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= start))
+        lines = [line for line in run.read_history(path) if line["step"] <= start] if path.exists() else []
+        if start and not lines:
+            logging.warning("%s holds nothing up to step %d; its curves begin there", path, start)
+        run.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def append(self, step: int, values: dict) -> None:
         with self.path.open("a") as file:

@@ -8,38 +8,39 @@ import optax
 from absl import logging
 
 import data_pipelines
-from se_jax import constants, parallel
+from se_jax import constants, parallel, run
+from se_jax.config import check as options
 from se_jax.equalizer import calibrate
 from se_jax.equalizer.sites import check_sites, find_sites, identity_statistics
 from se_jax.evaluation import protocol
 from se_jax.evaluation.metrics import numbers
-from se_jax.importers import start_from
+from se_jax.importers import is_folded, start_from
 from se_jax.training import state as train_state
 from se_jax.training.step import stream
 
 
-def check(config, mesh) -> None:
-    """Raises ValueError, naming the option, for values that no run can have, whatever its network."""
-    counts = ("num_steps", "accumulate", "eval.every_steps", "eval.batch_size", "log.every_steps")
-    for option in (*counts, "checkpoint.every_steps", "checkpoint.keep"):
-        if functools.reduce(lambda node, key: node[key], option.split("."), config) < 1:
-            raise ValueError(f"{option} is below 1")
-    if not 0 <= config.ema_decay < 1:
-        raise ValueError(f"ema_decay is {config.ema_decay}; expected 0 (no average) or a number below 1")
+def check(config) -> None:
+    """Raises ValueError, naming the option, for values that no run can have; touches no device."""
+    options.check(config)
+    data_pipelines.check_config(config.data)
     protocol.protocol(config.eval)
+    crop, stride = config.data.crop, _stride(config)
+    if min(crop) < stride:
+        raise ValueError(
+            f"data.crop is {tuple(crop)}; expected (height, width), both whole numbers of at least {stride}, the "
+            "encoder's output stride, so that its last feature map has a pixel"
+        )
+
+
+def check_devices(config, mesh) -> None:
+    """Raises ValueError where a batch cannot be split over the devices."""
     batch, unit = config.data.batch_size, mesh.shape["data"] * config.accumulate
-    if batch < 1 or batch % unit:
+    if batch % unit:
         below = batch // unit * unit
         raise ValueError(
             f"data.batch_size is {batch}, which cannot be split evenly over {mesh.shape['data']} devices in "
             f"{config.accumulate} parts (accumulate); use a multiple of {unit}, e.g. "
             + " or ".join(str(size) for size in (below, below + unit) if size)
-        )
-    crop, stride = config.data.crop, _stride(config)
-    if len(crop) != 2 or not all(isinstance(side, int) and side >= stride for side in crop):
-        raise ValueError(
-            f"data.crop is {tuple(crop)}; expected (height, width), both whole numbers of at least {stride}, the "
-            "encoder's output stride, so that its last feature map has a pixel"
         )
 
 
@@ -84,11 +85,12 @@ def blank_state(config, model, tx: optax.GradientTransformation, mesh) -> train_
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), blank, layout)
 
 
-def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, blank):
+def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, blank, each=lambda: None):
     """A new network, from chance or from config.init_from, with its constants, calibrated.
 
     Args:
       data: of `data_pipelines.build`. blank: of `blank_state`.
+      each: called before every batch of calibration, as often in every process; what it raises ends it.
 
     Returns:
       (a TrainState laid out as `blank`, what calibration measured: `calibrate.Row`s).
@@ -98,20 +100,29 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
     """
     names = data.labels.names
     fitted = constants.load(config.constants_from, model, names) if model.constants else {}
+    # a folded network goes on as it is: its statistics are in its weights
+    folded = model.decoder.equalizer.mode == "folded" and bool(config.init_from) and is_folded(config.init_from)
     # all modes start from identical weights: those of the network without equalizers
-    plain = model.with_equalizer(mode="none")
+    plain = model if folded else model.with_equalizer(mode="none")
     init = functools.partial(plain.init, stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
     shapes = jax.eval_shape(init)
     placed = jax.tree.map(lambda _: parallel.replicated(mesh), shapes)
     placed["params"] = parallel.param_shardings(mesh, shapes["params"])
     variables = constants.place(parallel.jit_once(init, out_shardings=placed)(), fitted)
     if config.init_from:
-        variables = start_from(config.init_from, model, variables)
+        variables = start_from(config.init_from, model, variables, config.init_skip)
+    create = functools.partial(train_state.create, tx=tx, keep_ema=config.ema_decay > 0)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, blank)
+    if folded:
+        logging.info("%s has its equalizers in its weights: they are kept, not measured anew", config.init_from)
+        return parallel.jit_once(create, out_shardings=layout)(variables), []
     shard = functools.partial(parallel.shard_batch, mesh)
 
     def passes(seed, limit):
         options = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        return map(shard, data_pipelines.calibration_batches(data, config.data, seed=seed, max_images=limit, **options))
+        for batch in data_pipelines.calibration_batches(data, config.data, seed=seed, max_images=limit, **options):
+            each()
+            yield shard(batch)
 
     def check_passes():
         return passes(config.seed + 1, config.calibration.check_images)
@@ -125,9 +136,14 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
         jit=parallel.jit,
         progress=_show,
     )
-    create = functools.partial(train_state.create, tx=tx, keep_ema=config.ema_decay > 0)
-    layout = jax.tree.map(lambda leaf: leaf.sharding, blank)
     return parallel.jit_once(create, out_shardings=layout)(variables), rows
+
+
+def last_result(workdir, step: int) -> dict | None:
+    """What metrics.json holds, if it is of that step."""
+    path = workdir / run.METRICS
+    result = run.read_json(path) if path.exists() else None
+    return result if result and result["step"] == step else None
 
 
 def _show(site: str, images: int) -> None:

@@ -13,6 +13,7 @@ from experiments import overfit
 from se_jax import parallel
 from se_jax.models import build
 from se_jax.training import loop, start
+from se_jax.training.preemption import Stopped
 from tests.data_pipelines import trees
 
 
@@ -57,9 +58,12 @@ def test_it_trains_and_evaluates_on_the_same_images(tmp_path, capsys, monkeypatc
 
 
 def test_a_stopped_run_has_no_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "train_and_evaluate", lambda *_: None)
+    def stop(*_):
+        raise Stopped("Stopped at step 3", 15)
+
+    monkeypatch.setattr(loop, "train_and_evaluate", stop)
     source = trees.write_voc2012(tmp_path)
-    with pytest.raises(SystemExit, match="stopped"):
+    with pytest.raises(SystemExit, match="143"):
         overfit.main(["--dataset=voc2012", f"--source={source}", "--size=16", f"--workdir={tmp_path}"])
 
 

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from se_jax import checkpoints
 from se_jax.config import recipes
 from se_jax.importers import __main__ as command
-from se_jax.importers import export_weights, files, start_from
-from se_jax.models import build
+from se_jax.importers import export_weights, files, import_weights, is_folded, start_from
+from se_jax.importers.skip import Skip
+from se_jax.models import build, normalize
 from tests import tiny
 
 
@@ -121,7 +122,7 @@ def test_a_checkpoint_of_other_classes_needs_to_be_asked_for(config, tmp_path):
         state[name] = np.zeros((150, *state[name].shape[1:]), np.float32)
     files.write(tmp_path / "ade.safetensors", state)
     with pytest.raises(
-        ValueError, match=r"ade.safetensors: (.|\n)*skip_classifier(.|\n)*conv_seg.weight is \(150, 8, 1, 1\)"
+        ValueError, match=r"ade.safetensors: (.|\n)*init_skip=classifier(.|\n)*conv_seg.weight is \(150, 8, 1, 1\)"
     ):
         run_import(config, tmp_path / "ade.safetensors", tmp_path / "imported")
     assert not (tmp_path / "imported").exists()
@@ -146,13 +147,103 @@ def test_what_does_not_fit_leaves_nothing_behind(config, tmp_path, change):
     assert not (tmp_path / "imported").exists()
 
 
-def test_networks_with_equalizers_are_not_exported(config, tmp_path):
-    config.model.equalizer.mode = "explicit"
+def saved_run(config, folder, mode="explicit"):
+    """A run of the config in a folder, as training leaves it, with random weights: (model, variables)."""
+    config = config.copy_and_resolve_references()
+    config.model.equalizer.mode = mode
     model = build(config.model)
-    shapes = tiny.shapes(model, jnp.zeros((1, 32, 32, 3)))
-    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    with pytest.raises(ValueError, match="only networks without scale equalizers can be written for PyTorch"):
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.device_get(tiny.fill(tiny.shapes(model, image)))
+    checkpoints.save_variables(folder, variables)
+    checkpoints.write_config(folder, config)
+    return model, variables
+
+
+def test_an_equalized_run_is_exported_folded(config, tmp_path, capsys):
+    """And comes back as the folded network: the same function, also along the border."""
+    model, variables = saved_run(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="fold scale equalizers first"):
         export_weights(model, variables)
+    command.export_file(tmp_path / "run", tmp_path / "w.safetensors", "auto")
+    assert "1 of them are border terms" in capsys.readouterr().out
+    tensors = files.read(tmp_path / "w.safetensors")
+    assert tensors["decode_head.bottleneck.conv.tap_bias"].shape == (8, 3, 3)
+
+    run_import(config, tmp_path / "w.safetensors", tmp_path / "imported")
+    assert "equalizer.mode=folded" in capsys.readouterr().out
+    saved, loaded = checkpoints.load_for_inference(tmp_path / "imported")
+    assert saved.model.equalizer.mode == "folded" and is_folded(tmp_path / "imported" / "checkpoints" / "0")
+    images = normalize(tiny.images(1, 32))
+    ours, theirs = (
+        np.asarray(network.apply(values, images)["logits"])
+        for network, values in ((model, variables), (build(saved.model), loaded))
+    )
+    np.testing.assert_allclose(theirs, ours, atol=1e-4 * ours.std())
+
+    with pytest.raises(ValueError, match="folded into its weights .*mode=folded starts from them"):
+        start_from(tmp_path / "imported", model, jax.device_put(drawn(config)[1]))
+    started = start_from(tmp_path / "imported", build(saved.model), jax.device_put(loaded))
+    assert equal(jax.device_get(started), loaded)
+
+    command.export_file(tmp_path / "run", tmp_path / "plain.safetensors", "auto", plain=True)
+    printed = capsys.readouterr().out
+    assert "the first image of" in printed and "the logits differ by at most" in printed
+    state = files.read(tmp_path / "plain.safetensors")
+    assert not any("tap_bias" in name for name in state)
+    plain = model.with_equalizer(mode="none")
+    values = import_weights(plain, state, {name: variables[name] for name in ("params", "batch_stats")})
+    theirs = np.asarray(plain.apply(values, images)["logits"])
+    inside = (slice(None), slice(1, -1), slice(1, -1))  # one pixel less: the bottleneck is 3x3
+    np.testing.assert_allclose(theirs[inside], ours[inside], atol=1e-4 * ours.std())
+    assert np.abs(theirs - ours).max() > 1e-2 * ours.std()
+
+
+def other_classes(config):
+    other = config.copy_and_resolve_references()
+    other.model.num_classes = 3
+    return other
+
+
+def test_a_run_of_other_classes_starts_from_a_run(config, tmp_path):
+    """From an equalized run, an import and a file alike, with the classifiers left out."""
+    _, theirs = saved_run(config, tmp_path / "run")
+    model, ours = drawn(other_classes(config), seed=1)
+    plain = {name: theirs[name] for name in ("params", "batch_stats")}
+    files.write(tmp_path / "w.safetensors", export_weights(build(config.model).with_equalizer(mode="none"), plain))
+    for source in (tmp_path / "run", tmp_path / "w.safetensors"):
+        with pytest.raises(ValueError, match="--config.init_skip=classifier"):
+            start_from(source, model, jax.device_put(ours))
+        with pytest.raises(ValueError, match="init_skip has 'conv_sge', which is found in no parameter"):
+            start_from(source, model, jax.device_put(ours), "classifier,conv_sge")
+        for skip in ("classifier", "conv_seg/", ("^decoder/conv_seg", "^auxiliary/")):
+            params = start_from(source, model, jax.device_put(ours), skip)["params"]
+            assert equal(params["encoder"], theirs["params"]["encoder"])
+            assert equal(params["decoder"]["bottleneck"], theirs["params"]["decoder"]["bottleneck"])
+            assert equal(params["decoder"]["conv_seg"], ours["params"]["decoder"]["conv_seg"])
+            of_auxiliary = ours if "^auxiliary/" in skip else theirs
+            assert equal(params["auxiliary"]["convs_0"], of_auxiliary["params"]["auxiliary"]["convs_0"])
+    with pytest.raises(ValueError, match="init_skip has '\\(', which is no regular expression"):
+        start_from(tmp_path / "run", model, jax.device_put(ours), "(")
+
+
+def test_an_import_leaves_out_what_init_skip_names(config, tmp_path, capsys):
+    model, variables = drawn(config)
+    files.write(tmp_path / "w.safetensors", export_weights(model, variables))
+    other = other_classes(config)
+    other.init_skip = "classifier"
+    run_import(other, tmp_path / "w.safetensors", tmp_path / "imported")
+    assert "skipped 4: left out, as asked" in capsys.readouterr().out
+    saved, loaded = checkpoints.load_for_inference(tmp_path / "imported")
+    assert saved.init_skip == "" and loaded["params"]["decoder"]["conv_seg"]["bias"].shape == (3,)
+
+
+def test_the_classifier_of_dupsampling_is_its_code_and_its_fit(tmp_path):
+    """Codes mean something by the fit alone, which is one of the classes."""
+    model = tiny.network("dupsampling", auxiliary=True)
+    skip = Skip("classifier", model)
+    assert skip("decoder/dupsample/kernel") and skip("decoder/dupsample/log_temperature") and skip("decoder/code/bias")
+    assert skip("auxiliary/conv_seg/kernel")
+    assert not skip("decoder/bottleneck/block/conv/kernel") and not skip("encoder/conv_seg/kernel")
 
 
 def call(*arguments):

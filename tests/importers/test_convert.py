@@ -64,7 +64,7 @@ def test_every_difference_is_named(network, state_dict):
         import_weights(network[0], state, network[1])
     message = str(error.value)
     assert "decode_head.conv_seg.weight is (7, 16, 1, 1) in the checkpoint, (5, 16, 1, 1) in this network" in message
-    assert "skip_classifier" in message
+    assert "init_skip=classifier" in message
     assert "backbone.layer9.0.conv1.weight (4, 4, 3, 3) has no place" in message
     assert "no tensor auxiliary_head.convs.0.bn.running_mean for batch_stats/auxiliary/convs_0/bn/mean (8,)" in message
     assert "3 differences" in message

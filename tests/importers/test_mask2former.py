@@ -14,6 +14,7 @@ import pytest
 
 from se_jax.importers import export_weights, import_weights
 from se_jax.importers.convert import match
+from se_jax.importers.skip import Skip
 from se_jax.models import Mask2FormerHead, ResNet, Segmenter, Swin, VWMask2FormerHead
 from tests.importers import recorded
 
@@ -119,5 +120,5 @@ def test_a_classifier_of_other_classes_is_kept_as_it_was():
     with pytest.raises(ValueError, match=r"class_embed.weight is \(6, 64\) .*, \(8, 64\) in this network"):
         import_weights(other, tensors, shapes)
     initial = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    kept = match(other, tensors, initial, skip_classifier=True).kept
+    kept = match(other, tensors, initial, skip=Skip("classifier", other)).kept
     assert {path.split("/")[-2] for path in kept} == {"cls_embed"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_jax import checkpoints, losses, parallel
+from se_jax import checkpoints, losses, parallel, run
 from se_jax.config import datasets, options
 from se_jax.equalizer import calibrate
 from se_jax.evaluation.metrics import Accuracy
@@ -17,6 +18,7 @@ from se_jax.importers import import_weights
 from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, build
 from se_jax.training import loop, optimizers, state
 from se_jax.training.loop import train_and_evaluate
+from se_jax.training.preemption import Stopped
 from se_jax.training.records import NonFiniteLoss
 from se_jax.training.step import make_train_step, stream
 
@@ -179,7 +181,7 @@ def run_config(**model_changes):
     config.ema_decay = 0.5
     config.data.update(image_size=(32, 32), crop=(32, 32), num_train=16, num_val=3, batch_size=8)
     config.eval.update(every_steps=3, batch_size=8)
-    config.checkpoint.every_steps = 2
+    config.checkpoint.update(every_steps=2, keep=3)
     config.log.every_steps = 1
     config.calibration.max_images = 8
     config.model.auxiliary.channels = 4
@@ -251,8 +253,10 @@ def test_the_best_and_the_last_checkpoints_can_be_loaded(whole_run):
         assert sorted(variables) == ["batch_stats", "equalizer", "params"]
 
 
-def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(whole_run, tmp_path, monkeypatch):
-    prefetch = loop.prefetch
+def test_a_run_that_signals_stopped_goes_on_to_the_same_bits(whole_run, tmp_path, monkeypatch):
+    """In a step and in an evaluation: nothing is lost, and nothing done twice."""
+    workdir, expected = whole_run
+    prefetch, measure, evaluated = loop.prefetch, loop.evaluator.measure, []
 
     def killing(batches, ahead=2):
         for step, batch in enumerate(prefetch(batches, ahead), start=1):
@@ -260,24 +264,101 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_bits(whole_run, tmp_path, 
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
+    def interrupted(*args, each, step, **options):
+        def interrupt():
+            if step == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+            each()
+
+        evaluated.append(step)
+        return measure(*args, each=interrupt, step=step, **options)
+
     monkeypatch.setattr(loop, "prefetch", killing)
-    assert train_and_evaluate(run_config(), tmp_path) is None
+    monkeypatch.setattr(loop.evaluator, "measure", interrupted)
+    with pytest.raises(Stopped, match="Stopped at step 5, which is saved") as stopped:
+        train_and_evaluate(run_config(), tmp_path)
+    assert stopped.value.signal == signal.SIGTERM
     assert [line["step"] for line in read_history(tmp_path) if "loss" in line] == [1, 2, 3, 4, 5]
-    assert not (tmp_path / "metrics.json").exists()
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 3
+    assert not (tmp_path / "report.html").exists()
     with (tmp_path / "history.jsonl").open("a") as file:  # as a run leaves that died between two checkpoints
-        file.write('{"step": 6, "loss": 1.0}\n')
+        file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
 
     monkeypatch.setattr(loop, "prefetch", prefetch)
     monkeypatch.setattr(calibrate, "equalize", None)  # what was measured comes back with the checkpoint
-    workdir, expected = whole_run
+    with pytest.raises(Stopped, match="Stopped at step 6, which is saved") as stopped:
+        train_and_evaluate(run_config(), tmp_path)
+    assert stopped.value.signal == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert evaluated == [3, 6]
+
+    def counted(*args, step, **options):
+        evaluated.append(step)
+        return measure(*args, step=step, **options)
+
+    monkeypatch.setattr(loop.evaluator, "measure", counted)
     result = train_and_evaluate(run_config(), tmp_path)
+    assert evaluated == [3, 6, 6, 7]
     assert last_state(tmp_path) == last_state(workdir)
     assert result == expected
     assert read_history(tmp_path) == read_history(workdir)
 
     # a finished run started again only reports
     assert train_and_evaluate(run_config(), tmp_path) == expected
+    assert evaluated == [3, 6, 6, 7]
     assert read_history(tmp_path) == read_history(workdir)
+
+
+def test_a_killed_run_goes_on_with_other_devices(whole_run, tmp_path, monkeypatch):
+    """From 8 devices to kernels split over 2 of 4, then to one device: the numbers of the whole run."""
+    devices, fetch = jax.devices(), loop.fetch
+    workdir, expected = whole_run
+    shutil.copytree(workdir, tmp_path / "run")
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        if int(folder.name) > 3:
+            shutil.rmtree(folder)
+
+    def go_on(count, model, until):
+        def kill(batches, recent):
+            if len(seen) == until:
+                raise SystemError("killed")
+            seen.append(None)
+            return fetch(batches, recent)
+
+        seen = []
+        config = run_config()
+        config.mesh.model = model
+        monkeypatch.setattr(jax, "devices", lambda *_: devices[:count])
+        monkeypatch.setattr(loop, "fetch", kill)
+        return train_and_evaluate(config, tmp_path / "run")
+
+    monkeypatch.setattr(parallel, "jit", parallel.jit_once)
+    with pytest.raises(SystemError):
+        go_on(4, 2, 2)
+    result = go_on(1, 1, None)
+    assert result["miou"] == pytest.approx(expected["miou"], abs=0.02)
+    ours, theirs = ([line for line in read_history(where) if "loss" in line] for where in (tmp_path / "run", workdir))
+    np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=2e-3)
+
+
+def test_a_signal_while_calibrating_ends_the_run_before_its_first_step(tmp_path, monkeypatch):
+    calibration = loop.start.data_pipelines.calibration_batches
+
+    def killing(*args, **options):
+        for batch in calibration(*args, **options):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(parallel, "jit", parallel.jit_once)
+    monkeypatch.setattr(loop.start.data_pipelines, "calibration_batches", killing)
+    with pytest.raises(Stopped, match="before the first step"):
+        train_and_evaluate(run_config(), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_workdir_has_one_writer(tmp_path):
+    with run.lock(tmp_path), pytest.raises(OSError, match=f"is in use: process {os.getpid()} on .*, since 20.* trains"):
+        train_and_evaluate(run_config(), tmp_path)
 
 
 def test_counts_are_printed_and_warnings_kept(tmp_path, monkeypatch, capsys):
@@ -345,9 +426,9 @@ def changed(**changes):
         ({"data.batch_size": 12}, "data.batch_size is 12, .* over 8 devices .* multiple of 8, e.g. 8 or 16"),
         ({"data.batch_size": 8, "accumulate": 2}, "in 2 parts .* multiple of 16, e.g. 16"),
         ({"data.crop": (4, 32)}, r"data.crop is \(4, 32\); expected .* at least 8"),
-        ({"data.crop": (32,)}, r"data.crop=\(32,\)"),
-        ({"num_steps": 0}, "num_steps is below 1"),
-        ({"eval.every_steps": 0}, "eval.every_steps is below 1"),
+        ({"data.crop": (32,)}, r"data.crop is \(32,\)"),
+        ({"num_steps": 0}, "num_steps is 0; expected a whole number"),
+        ({"eval.every_steps": 0}, "eval.every_steps is 0"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"checkpoint.best": "val/iou"}, "checkpoint.best is 'val/iou'; expected one of val/miou, val/macc, val/aacc"),
         ({"loss.average": "mean"}, "loss.average is 'mean'; expected one of valid, all"),

@@ -27,6 +27,7 @@ class Decoder(nn.Module):
       pad_to: images are padded with zeros at the bottom and right to multiples of this, and scores cut accordingly.
       constants: collections of variables that are fitted or measured before training and then stay as they are ->
         the command that makes them.
+      classifier: names of its modules that belong to the classes, which a network of other classes cannot take over.
     """
 
     num_classes: int
@@ -40,6 +41,7 @@ class Decoder(nn.Module):
     size_multiple: ClassVar[int] = 1
     pad_to: ClassVar[int] = 1
     constants: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    classifier: ClassVar[tuple[str, ...]] = ("conv_seg",)
 
     def scores(self, outputs: dict[str, Any], size: tuple[int, int]):
         """The outputs' scores of every class at `size` = (height, width), float32 [b, *size, num_classes].

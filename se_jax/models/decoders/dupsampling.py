@@ -102,6 +102,9 @@ class DUpsamplingHead(Decoder):
         COLLECTION: "python -m se_jax.dupsample_fit --config=FILE --workdir=DIR, with this run's config and data"
     }
 
+    # codes mean something by the fit of W alone, which is one of the classes
+    classifier: ClassVar[tuple[str, ...]] = ("code", "dupsample")
+
     def facts(self) -> dict[str, Any]:
         return {"ratio": self.ratio, "codes": self.codes}
 
