@@ -16,7 +16,7 @@ from jax import lax
 
 from se_jax.losses.assignment import assign
 from se_jax.losses.base import IGNORE, Loss
-from se_jax.losses.points import sample, sample_classes
+from se_jax.losses.points import draw, sample, sample_classes
 from se_jax.losses.ranks import lowest
 
 STRIDE = 4  # of the network's mask features
@@ -68,7 +68,7 @@ class SetLoss(Loss):
     targets: int
     points: int = 112 * 112
     no_object: float = 0.1
-    together: int = 8
+    together: int = 10
 
     def __post_init__(self):
         if not 1 <= self.targets <= self.queries:
@@ -127,7 +127,7 @@ class SetLoss(Loss):
 
     def matching_points(self, keys, prediction):
         """[b, points, 2], at which the queries and targets of an image are compared."""
-        return jax.vmap(lambda key: jax.random.uniform(_fold(key, prediction, 0), (self.points, 2)))(keys)
+        return jax.vmap(lambda key: draw(_fold(key, prediction, 0), self.points))(keys)
 
     def candidate_points(self, keys, prediction, targets):
         """Points for the masks of `targets` [s], numbers of targets.
@@ -137,13 +137,11 @@ class SetLoss(Loss):
         """
         important = int(IMPORTANT * self.points)
 
-        def draw(key, target):
-            points = jax.random.uniform(
-                _fold(key, prediction, 1 + target), ((OVERSAMPLE + 1) * self.points - important, 2)
-            )
+        def both(key, target):
+            points = draw(_fold(key, prediction, 1 + target), (OVERSAMPLE + 1) * self.points - important)
             return points[: OVERSAMPLE * self.points], points[OVERSAMPLE * self.points :]
 
-        return jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(keys, targets)
+        return jax.vmap(jax.vmap(both, (None, 0)), (0, None))(keys, targets)
 
     def _targets(self, label) -> Targets:
         return targets(label, self.num_classes, self.targets)
