@@ -1,6 +1,6 @@
 """Attacks the library: kills runs at random instants, damages files, gives options that cannot be.
 
-python -m experiments.faults --minutes=20 [--files=1000] [--overrides=300] [--seed=0] [--output=DIR]
+python -m experiments.faults --minutes=20 [--files=1000] [--options=300] [--seed=0] [--output=DIR]
 
 Files and options come first; what is left of the time goes to kills (SIGKILL, SIGTERM, Ctrl-C) of a small training run,
 which is started again after each, and whose end must be that of a run that was never stopped: every bit of its last
@@ -70,6 +70,7 @@ def attack(kind: str, count: int, seed: int, keep: dict) -> collections.Counter:
                     else:
                         number, outcome, said = result
                 except EOFError:
+                    process.join()
                     outcome, said = "CRASH", f"trial {number}: the process died with status {process.exitcode}"
                 found[outcome] += 1
                 number += 1
@@ -160,9 +161,10 @@ def kill(folder: pathlib.Path, until: float, seed: int, keep: dict) -> collectio
 
 def main(_) -> None:
     given, begun = flags.FLAGS, time.monotonic()
+    logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
     folder = pathlib.Path(given.output or tempfile.mkdtemp(prefix="faults")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    counts = dict.fromkeys(mutations.KINDS, given.files) | {"options": given.overrides}
+    counts = dict.fromkeys(mutations.KINDS, given.files) | {"options": given.options}
     keep, columns = {}, (*mutations.OUTCOMES, "HANG")
     print(f"{'what was damaged':28}{'tried':>8}" + "".join(f"{name:>10}" for name in columns), flush=True)
     results = {}
@@ -181,7 +183,7 @@ def main(_) -> None:
 if __name__ == "__main__":
     flags.DEFINE_float("minutes", 10, "Time for everything; kills get what files and options leave.", 0)
     flags.DEFINE_integer("files", 1000, "Damaged files of each kind.", 1)
-    flags.DEFINE_integer("overrides", 300, "Options that cannot be, or can.", 1)
+    flags.DEFINE_integer("options", 300, "Options with values that cannot be.", 1)
     flags.DEFINE_integer("seed", 0, "Of everything that is random.")
     flags.DEFINE_string("output", None, "Directory for runs and faults.json; a temporary one by default.")
     app.run(main)

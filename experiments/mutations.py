@@ -194,6 +194,33 @@ class RunFiles:
         return judge(lambda: self.checkpoints.scores(self.folder, "val/miou") and None, str(self.folder), None)
 
 
+class Options:
+    """A config in which one option has a value that no option can have, but for a name, which is looked up later."""
+
+    VALUES = (float("nan"), float("-inf"), -7, 1e300, 10**20, {}, ((1,),), b"x", lambda: 0, "junk")
+    RECIPES = ("shapes_uper", "camvid_aspp", "ade20k_mask2former", "voc2012_dupsampling", "cityscapes_psp")
+
+    def __init__(self, folder: pathlib.Path):
+        from se_jax.config import check, recipes
+
+        self.check = check.check
+        self.configs = [recipes.load(name) for name in self.RECIPES]
+
+    def trial(self, rng) -> tuple[str, str]:
+        config = self.configs[rng.integers(0, len(self.configs))].copy_and_resolve_references()
+        node, name, path = config, "", ""
+        while not name or (hasattr(node, "keys") and len(node) and rng.random() < 0.9):
+            name = sorted(node.keys())[rng.integers(0, len(node))]
+            path, above, node = f"{path}.{name}".lstrip("."), node, node[name]
+        value = self.VALUES[rng.integers(0, len(self.VALUES))]
+        with config.unlocked(), config.ignore_type():
+            above[name] = value
+        outcome, said = judge(lambda: self.check(config), path, None)
+        if outcome == "unharmed" and not isinstance(value, str):
+            outcome, said = "SILENT", f"{path}={value!r}"
+        return outcome, said
+
+
 KINDS = {
     "PNG images": lambda folder: Pictures(folder, "PNG"),
     "PNG masks": lambda folder: Pictures(folder, "mask"),
@@ -201,4 +228,5 @@ KINDS = {
     "classes.json": ClassFiles,
     "checkpoints": Checkpoints,
     "config.json, history.jsonl": RunFiles,
+    "options": Options,
 }
