@@ -1,12 +1,16 @@
-"""A training step of Mask2Former, matching and losses in it, and of transformers' implementation: time and memory.
+"""Mask2Former and transformers' implementation of it: time of a forward pass, time and memory of a training step.
 
-python -m experiments.benchmark_masks --size=512 --batch=2
+python -m experiments.benchmark_masks --size=512 --batch=2 [--passes=forward,step]
 
-ResNet-50, 150 classes, random images and labels, AdamW with cut gradients, float32. The sides take turns in one
-process; times are minima over the turns, and a busy machine falsifies them. Memory is what a step needs beyond an
-idle process: of ours what XLA says of the compiled program (arguments, results and temporaries); of PyTorch how much
-a process of its own grows from before the network is made to the highest point of a second step. Needs PyTorch and
-transformers, neither TensorFlow nor a data set.
+150 classes, random images, float32. The forward pass is on Swin-T with the same weights on both sides, read by the
+import tables, after both are checked to compute the same: the last prediction's classes and masks at stride 4. (Theirs
+has the masks of all ten predictions on the way, ours only what attention needs of them.) The step is on ResNet-50 with
+random labels, matching and losses in it, and AdamW with cut gradients.
+
+The sides take turns in one process; times are minima over the turns, and a busy machine falsifies them. Memory is what
+a step needs beyond an idle process: of ours what XLA says of the compiled program (arguments, results and temporaries);
+of PyTorch how much a process of its own grows from before the network is made to the highest point of a second step.
+Needs PyTorch and transformers, neither TensorFlow nor a data set.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import numpy as np
 from experiments.benchmark import Candidate, take_turns
 from se_jax import losses, parallel
 from se_jax.config import datasets, networks
+from se_jax.importers import import_weights
 from se_jax.models import build
 from se_jax.training import optimizers, state
 from se_jax.training.step import make_train_step
@@ -38,6 +43,53 @@ def make_batch(flags) -> dict[str, np.ndarray]:
     label = np.kron(blocks, np.ones((side, side))).astype(np.uint8)
     image = rng.integers(0, 256, (*label.shape, 3)).astype(np.uint8)
     return {"image": image, "label": label, "size": np.tile(np.int32(label.shape[1:]), (flags.batch, 1))}
+
+
+class OurForward:
+    """Our forward pass with their weights, compiled."""
+
+    def __init__(self, flags, theirs: "TheirForward"):
+        config = networks.mask2former(datasets.ade20k(), "swin_tiny")
+        config.model.dtype, config.model.equalizer.mode = "float32", "none"
+        model = build(config.model)
+        images = jnp.asarray(theirs.images.numpy().transpose(0, 2, 3, 1))
+        shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+        tensors = {name: tensor.numpy() for name, tensor in theirs.model.state_dict().items()}
+        variables = jax.device_put(import_weights(model, tensors, shapes, "transformers_modules"))
+
+        def forward(variables, images):
+            outputs = model.apply(variables, images)
+            embeddings, features = outputs["mask_embeddings"][-1], outputs["mask_features"]
+            return outputs["class_logits"][-1], jnp.einsum("bqc,bhwc->bqhw", embeddings, features)
+
+        self.function = parallel.jit(forward).lower(variables, images).compile()
+        self.arguments = variables, images
+
+    def run(self):
+        return jax.block_until_ready(self.function(*self.arguments))
+
+
+class TheirForward:
+    """The forward pass of transformers' Mask2FormerForUniversalSegmentation on Swin-T."""
+
+    def __init__(self, flags):
+        import torch
+        import transformers
+
+        torch.manual_seed(0)
+        swin = transformers.SwinConfig(
+            image_size=224, drop_path_rate=0.3, out_features=[f"stage{i}" for i in range(1, 5)]
+        )
+        config = transformers.Mask2FormerConfig(backbone_config=swin, num_labels=CLASSES)
+        self.model = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+        self.images = torch.randn(flags.batch, 3, flags.size, flags.size)
+
+    def run(self):
+        import torch
+
+        with torch.no_grad():
+            outputs = self.model(pixel_values=self.images)
+        return outputs.class_queries_logits, outputs.masks_queries_logits
 
 
 class Ours:
@@ -128,24 +180,51 @@ def their_memory(flags) -> int:
     return found
 
 
-def main(flags) -> None:
+def forward(flags) -> None:
+    theirs = TheirForward(flags)
+    sides = {"ours": OurForward(flags, theirs), "transformers": theirs}
+    for ours, expected in zip(sides["ours"].run(), theirs.run(), strict=True):
+        error = float(np.abs(np.asarray(ours) - expected.numpy()).max() / expected.numpy().std())
+        if not error <= 0.05:  # a pixel of an attention mask that falls on the other side changes a little of all
+            raise ValueError(f"the two sides differ by {error:.1e} standard deviations, allowed 0.05")
+        print(f"both sides agree to {error:.0e} standard deviations", flush=True)
+    compare(sides, flags.repeats, "a forward pass")
+
+
+def compare(sides: dict, repeats: int, what: str) -> None:
+    """Times both sides in turns."""
+    turns = take_turns([Candidate(name, side.run, {}) for name, side in sides.items()], repeats)
+    for name, times in turns.items():
+        print(f"{name}: {min(times):.2f} s {what} ({', '.join(f'{t:.2f}' for t in times)})")
+    print(f"ours / theirs {min(turns['ours']) / min(turns['transformers']):.2f}", flush=True)
+
+
+def step(flags) -> None:
     ours = Ours(flags)
     print(f"ours: compiled in {ours.compile_seconds:.0f} s, {ours.memory() / 1e6:.0f} MB a step", flush=True)
     memory = their_memory(flags)
     print(f"transformers: {memory / 1e6:.0f} MB a step; ours / theirs {ours.memory() / memory:.2f}", flush=True)
-    sides = {"ours": ours, "transformers": Theirs(flags)}
-    turns = take_turns([Candidate(name, side.run, {}) for name, side in sides.items()], flags.repeats)
-    for name, times in turns.items():
-        print(f"{name}: {min(times):.2f} s a step ({', '.join(f'{t:.2f}' for t in times)})")
-    print(f"ours / theirs {min(turns['ours']) / min(turns['transformers']):.2f}")
+    compare({"ours": ours, "transformers": Theirs(flags)}, flags.repeats, "a step")
+
+
+PASSES = {"forward": forward, "step": step}
+
+
+def main(flags) -> None:
+    for name in flags.passes.split(","):
+        PASSES[name](flags)
 
 
 def parse_flags(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark_masks", description=__doc__.split("\n")[0])
     parser.add_argument("--size", type=int, default=512, help="height and width of the images")
-    parser.add_argument("--batch", type=int, default=2, help="images a step")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds in which each side does a step")
-    return parser.parse_args(arguments)
+    parser.add_argument("--batch", type=int, default=2, help="images a pass")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds in which each side does a pass")
+    parser.add_argument("--passes", default=",".join(PASSES), help="of forward, step; by commas")
+    flags = parser.parse_args(arguments)
+    if unknown := set(flags.passes.split(",")) - set(PASSES):
+        parser.error(f"--passes names {', '.join(sorted(unknown))}; expected some of {', '.join(PASSES)}")
+    return flags
 
 
 if __name__ == "__main__":

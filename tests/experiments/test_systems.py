@@ -15,6 +15,24 @@ def test_dupsampling_beside_deeplab():
     assert 2 * ours["decoder"] == pytest.approx(1.15, abs=0.03)
 
 
+# parameters in millions and GMAC of an independent count of the published code: plain, with windows a, with windows b
+MASK2FORMER = {
+    "Mask2Former on ResNet-50, ADE20K": ((44.04, 66.8), (47.48, 62.0), (49.91, 83.8)),
+    "Mask2Former on Swin-T, ADE20K": ((47.44, 69.7), (49.76, 64.3), (53.34, 87.2)),
+    "Mask2Former on ResNet-50, Cityscapes": ((44.01, 132.05),),
+}
+
+
+def test_mask2former_is_as_large_as_the_published_code():
+    """To the digit; ~10 G more for the windows, as an abstract says, is neither variant's."""
+    tables = {table.title: table for table in systems.mask2former()}
+    for title, expected in MASK2FORMER.items():
+        for row, (millions, gmac) in zip(tables[title].rows, expected, strict=False):
+            found = systems.count(row, tables[title].size)
+            assert abs(found["whole"] - gmac) <= 0.05, (title, row.name)
+            assert round(found["parameters"], 2) == millions, (title, row.name)
+
+
 def test_shares_are_of_the_first_network(monkeypatch):
     found = iter(({"parameters": 2.0, "whole": 10.0}, {"parameters": 1.0, "whole": 4.0}))
     monkeypatch.setattr(systems, "count", lambda row, size: next(found))

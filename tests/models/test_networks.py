@@ -196,7 +196,7 @@ def test_batch_of_one_is_refused_where_its_variance_is_undefined():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"decoder.name": "psq"}, "model.decoder.name is 'psq'; expected one of aspp, .*fcn, psp"),
+        ({"decoder.name": "psq"}, "model.decoder.name is 'psq'; expected one of aspp, .*fcn, .*psp"),
         ({"encoder.name": "vgg"}, "model.encoder.name is 'vgg'; expected one of convnext, .*resnet"),
         ({"dtype": "float16"}, "model.dtype is 'float16'; expected one of float32, bfloat16"),
         ({"decoder.pool_sizes": (1, 2)}, "no option model.decoder.pool_sizes; did you mean model.decoder.pool_scales"),
