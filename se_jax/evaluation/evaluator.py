@@ -24,7 +24,7 @@ from se_jax.evaluation.protocol import protocol
 from se_jax.evaluation.worst_images import WorstImages
 from se_jax.report.results import mean_of
 
-SEGMENTS = 12  # masks of one image in the report
+SEGMENTS = 11  # masks of one image in the report
 
 
 class Evaluation(NamedTuple):

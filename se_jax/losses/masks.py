@@ -16,7 +16,7 @@ from jax import lax
 
 from se_jax.losses.assignment import assign
 from se_jax.losses.base import IGNORE, Loss
-from se_jax.losses.points import sample, sample_classes
+from se_jax.losses.points import draw, sample, sample_classes
 from se_jax.losses.ranks import lowest
 
 STRIDE = 4  # of the network's mask features
@@ -57,7 +57,7 @@ class SetLoss(Loss):
         how many were left out is told as 'classes_dropped', a number a batch.
       points: at which masks are compared.
       no_object: weight of a query that is matched with no class.
-      together: most masks of an image that are computed at once; groups in which no image has any are skipped.
+      together: most masks of an image that are computed at once.
 
     Raises:
       ValueError: there are more targets than queries.
@@ -68,7 +68,7 @@ class SetLoss(Loss):
     targets: int
     points: int = 112 * 112
     no_object: float = 0.1
-    together: int = 8
+    together: int = 10
 
     def __post_init__(self):
         if not 1 <= self.targets <= self.queries:
@@ -106,7 +106,7 @@ class SetLoss(Loss):
         queries = assign(lax.stop_gradient(self.costs(outputs, label, wanted.ids, keys)), wanted.count)
         of_class = self._class_losses(outputs["class_logits"], wanted.ids, queries) / normalizer["classes"]
         strange = jnp.any((label >= self.num_classes) & (label != IGNORE))
-        of_masks = self._mask_losses(outputs, label, wanted.ids, queries, keys) / normalizer["masks"]
+        of_masks = self._mask_losses(outputs, label, wanted, queries, keys) / normalizer["masks"]
         return {
             "loss_class": CLASS * jnp.where(strange, jnp.nan, of_class),
             "loss_mask": MASK * of_masks[:, 0],
@@ -127,7 +127,7 @@ class SetLoss(Loss):
 
     def matching_points(self, keys, prediction):
         """[b, points, 2], at which the queries and targets of an image are compared."""
-        return jax.vmap(lambda key: jax.random.uniform(_fold(key, prediction, 0), (self.points, 2)))(keys)
+        return jax.vmap(lambda key: draw(_fold(key, prediction, 0), self.points))(keys)
 
     def candidate_points(self, keys, prediction, targets):
         """Points for the masks of `targets` [s], numbers of targets.
@@ -137,13 +137,11 @@ class SetLoss(Loss):
         """
         important = int(IMPORTANT * self.points)
 
-        def draw(key, target):
-            points = jax.random.uniform(
-                _fold(key, prediction, 1 + target), ((OVERSAMPLE + 1) * self.points - important, 2)
-            )
+        def both(key, target):
+            points = draw(_fold(key, prediction, 1 + target), (OVERSAMPLE + 1) * self.points - important)
             return points[: OVERSAMPLE * self.points], points[OVERSAMPLE * self.points :]
 
-        return jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(keys, targets)
+        return jax.vmap(jax.vmap(both, (None, 0)), (0, None))(keys, targets)
 
     def _targets(self, label) -> Targets:
         return targets(label, self.num_classes, self.targets)
@@ -157,10 +155,10 @@ class SetLoss(Loss):
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), wanted[..., None], axis=-1)[..., 0]
         return jnp.sum(weight * loss, axis=(1, 2))
 
-    def _mask_losses(self, outputs, label, ids, queries, keys):
+    def _mask_losses(self, outputs, label, wanted: Targets, queries, keys):
         """Sums over the targets of their binary cross entropy and their dice loss, [p, 2].
 
-        A few masks at a time are made, and made again for the gradient, so that few are held.
+        A few masks of a prediction are made at once, up to the last that an image has, and again for the gradient.
         """
         predictions, images, most = queries.shape
         groups = -(-most // self.together)
@@ -169,23 +167,50 @@ class SetLoss(Loss):
         matched = jnp.take_along_axis(outputs["mask_embeddings"], queries[..., None].clip(0), axis=2)
         matched = jnp.pad(matched, ((0, 0), (0, 0), (0, end), (0, 0)))
         matched = matched.reshape(predictions, images, groups, together, -1).swapaxes(1, 2)
-        ids = jnp.pad(ids, ((0, 0), (0, end)), constant_values=-1).reshape(images, groups, together)
+        ids = jnp.pad(wanted.ids, ((0, 0), (0, end)), constant_values=-1).reshape(images, groups, together)
 
-        @jax.checkpoint
-        def losses(embeddings, prediction, group):
+        def losses(embeddings, features, place):
+            """Of the masks of a group, [2]."""
+            prediction, group = place
             slots = group * together + jnp.arange(together)
-            maps, wanted = _masks(embeddings, outputs["mask_features"]), ids[:, group]
+            maps, classes = _masks(embeddings, features), ids[:, group]
             points = uncertain_points(lax.stop_gradient(maps), *self.candidate_points(keys, prediction, slots))
-            both = point_losses(sample(maps, points), sample_classes(label, points, wanted))
-            return jnp.sum(jnp.where(wanted >= 0, both, 0), axis=(1, 2))
+            both = point_losses(sample(maps, points), sample_classes(label, points, classes))
+            return jnp.sum(jnp.where(classes >= 0, both, 0), axis=(1, 2))
 
-        def add(_, step):
-            some = jnp.any(ids[:, step[2]] >= 0)
-            return None, lax.cond(some, losses, lambda *_: jnp.zeros(2), *step)
+        used = -(-jnp.max(wanted.count) // together)
+        return _sum_of_groups(losses, used)(matched, outputs["mask_features"])
 
-        places = jnp.indices((predictions, groups)).reshape(2, -1)
-        _, sums = lax.scan(add, None, (matched.reshape(-1, *matched.shape[2:]), *places))
-        return jnp.sum(sums.reshape(predictions, groups, 2), axis=1)
+
+def _sum_of_groups(losses, used):
+    """(embeddings [p, groups, ...], features) -> the sum of `losses` over the first `used` groups, [p, 2].
+
+    losses: (embeddings of a group, features, (prediction, group)) -> [2]. A loop whose length is known only when it
+    runs has no gradient of its own; this one keeps nothing but its arguments for it.
+    """
+
+    def loop(predictions: int, add, start):
+        return lax.fori_loop(0, predictions * used, lambda step, sums: add((step // used, step % used), sums), start)
+
+    @jax.custom_vjp
+    def total(embeddings, features):
+        def add(place, sums):
+            return sums.at[place[0]].add(losses(embeddings[place], features, place))
+
+        return loop(len(embeddings), add, jnp.zeros((len(embeddings), 2)))
+
+    def backward(arguments, slopes):
+        embeddings, features = arguments
+
+        def add(place, sums):
+            _, pull = jax.vjp(lambda *given: losses(*given, place), embeddings[place], features)
+            of_embeddings, of_features = pull(slopes[place[0]])
+            return sums[0].at[place].set(of_embeddings), sums[1] + of_features
+
+        return loop(len(embeddings), add, jax.tree.map(jnp.zeros_like, arguments))
+
+    total.defvjp(lambda *arguments: (total(*arguments), arguments), backward)
+    return total
 
 
 def match_costs(class_logits, mask_logits, truth, ids):

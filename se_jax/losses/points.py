@@ -5,41 +5,42 @@ Points are (x, y) in [0, 1); a map of w columns is read at x * w - 0.5, so its o
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 NOWHERE = 255  # the label of what lies outside of a map
 
 
+def draw(key, count: int):
+    """`count` points [count, 2], uniform in the unit square, on a grid of 65536 x 65536: 32 random bits each."""
+    bits = jax.random.bits(key, (count,), jnp.uint32)
+    return (jnp.stack([bits >> 16, bits & 0xFFFF], axis=-1).astype(jnp.float32) + 0.5) / 2**16
+
+
 def corners(maps, points, outside=0):
-    """The four pixels around points, and the shares with which they count.
+    """The four pixels around points, one after the other, and the shares with which they count.
 
     Args:
       maps: [..., h, w]. points: float32 [..., p, 2]; leading axes of 1 are repeated. outside: the value around a map.
 
-    Returns:
-      (pixels [..., p, 2, 2], by row and column; float32 shares that go with them, whose sum is 1).
+    Yields:
+      (pixels [..., p]; float32 shares that go with them), four times; the shares add up to 1.
     """
-    height, width = maps.shape[-2:]
-    position = points * jnp.asarray([width, height], jnp.float32) - 0.5
+    width = maps.shape[-1]
+    position = points * jnp.asarray([width, maps.shape[-2]], jnp.float32) - 0.5
     first = jnp.floor(position)
     right, down = jnp.moveaxis(position - first, -1, 0)
-    start = first.astype(jnp.int32) + 1  # in the map with a border
-    start = jnp.broadcast_to(start, (*maps.shape[:-2], *start.shape[-2:]))
-    bordered = jnp.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(1, 1), (1, 1)], constant_values=outside)
-
-    def pixels(bordered, start):
-        return jax.vmap(lambda at: lax.dynamic_slice(bordered, (at[1], at[0]), (2, 2)))(start)
-
-    for _ in maps.shape[:-2]:
-        pixels = jax.vmap(pixels)
-    rows, columns = (jnp.stack([1 - share, share], axis=-1) for share in (down, right))
-    return pixels(bordered, start), rows[..., :, None] * columns[..., None, :]
+    column, row = jnp.moveaxis(first.astype(jnp.int32) + 1, -1, 0)  # in the map with a border
+    border = [(0, 0)] * (maps.ndim - 2) + [(1, 1), (1, 1)]
+    flat = jnp.pad(maps, border, constant_values=outside).reshape(*maps.shape[:-2], -1)
+    start = jnp.broadcast_to(row * (width + 2) + column, (*maps.shape[:-2], points.shape[-2]))
+    for y, of_row in enumerate((1 - down, down)):
+        for x, of_column in enumerate((1 - right, right)):
+            at = start + (y * (width + 2) + x)
+            yield jnp.take_along_axis(flat, at, axis=-1, mode="promise_in_bounds"), of_row * of_column
 
 
 def sample(maps, points):
     """Maps float32 [..., h, w] at points [..., p, 2]: [..., p]."""
-    pixels, shares = corners(maps, points)
-    return jnp.sum(pixels * shares, axis=(-2, -1))
+    return sum(pixels * shares for pixels, shares in corners(maps, points))
 
 
 def sample_classes(label, points, ids):
@@ -51,6 +52,8 @@ def sample_classes(label, points, ids):
     Returns:
       float32 [b, m, p].
     """
-    pixels, shares = corners(label, points.reshape(len(points), -1, 2), NOWHERE)
-    pixels, shares = (x.reshape(*points.shape[:-1], 2, 2) for x in (pixels, shares))
-    return jnp.sum(jnp.where(pixels == ids[..., None, None, None], shares, 0), axis=(-2, -1))
+    samples = 0.0
+    for pixels, shares in corners(label, points.reshape(len(points), -1, 2), NOWHERE):
+        pixels, shares = (x.reshape(points.shape[:-1]) for x in (pixels, shares))
+        samples += jnp.where(pixels == ids[..., None], shares, 0)
+    return samples

@@ -167,7 +167,7 @@ def segments(runs) -> list[dict]:
         if not (found := run.segments):
             continue
         image = found["image"]
-        light = 0.15 + 0.85 * found["mask"][..., None] / 255
+        light = 0.25 + 0.75 * found["mask"][..., None] / 255
         cells = [
             {
                 "photo": pictures.photo((image * mask).astype(np.uint8)),

@@ -181,6 +181,23 @@ def test_network_equals_the_reference(golden):
         assert_close_to_reference(scores, nhwc(case[f"out/{name}/score"]))
 
 
+def test_segments_are_the_surest_queries():
+    rng = np.random.default_rng(0)
+    head = Mask2FormerHead(3, 32, queries=6)
+    outputs = {
+        "class_logits": rng.normal(size=(2, 1, 6, 4)).astype(np.float32),
+        "mask_embeddings": rng.normal(size=(2, 1, 6, 5)).astype(np.float32),
+        "mask_features": rng.normal(size=(1, 8, 8, 5)).astype(np.float32),
+    }
+    found = head.segments(outputs, (32, 32), 2)
+    classes = np.asarray(jax.nn.softmax(outputs["class_logits"][-1, 0]))[:, :3]
+    order = np.argsort(-classes.max(1))[:2]
+    np.testing.assert_allclose(found["score"][0], classes.max(1)[order], rtol=1e-6)
+    np.testing.assert_array_equal(found["class_id"][0], classes.argmax(1)[order])
+    masks = resize(nhwc(masks_of(outputs)[-1]), (32, 32))[0, ..., order]
+    np.testing.assert_allclose(found["mask"][0], jax.nn.sigmoid(masks), atol=1e-5)
+
+
 @pytest.mark.parametrize("variant", ["a", "b"])
 def test_varying_windows_equal_the_reference(golden, variant):
     case = golden("m2f_vw", "whole")

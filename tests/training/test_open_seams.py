@@ -12,7 +12,7 @@ from se_jax.config import options
 from se_jax.evaluation import inference
 from se_jax.evaluation.protocol import Protocol
 from se_jax.models import build
-from tests.training.toy_queries import ClassesFound, SetLoss
+from tests.training.toy_queries import COLOURS, ClassesFound, SetLoss
 
 TOYS = "tests.training.toy_queries"
 
@@ -52,7 +52,13 @@ def test_a_set_prediction_network_trains(trained):
     assert "accuracy" not in history[0]  # scores that are no logits are too dear for every step
     assert result["found"] == 1 and result["miou"] > 0.9
     assert [line["found"] for line in history if "found" in line][-1] == result["found"]
-    assert (workdir / "report.html").stat().st_size > 0
+    assert "<h2>Masks</h2>" in (workdir / "report.html").read_text()
+    with np.load(workdir / "segments.npz") as segments:
+        assert segments["mask"].shape == (3, 32, 32) and segments["class_id"].shape == segments["score"].shape == (3,)
+        assert segments["image"].shape == (32, 32, 3)
+        # each half of the picture belongs to a query of its class, which is its colour
+        shown = [COLOURS[k] for k, mask in zip(segments["class_id"], segments["mask"], strict=True) if mask.max() > 127]
+        assert {tuple(colour) for colour in segments["image"][0, [0, -1]].tolist()} <= set(shown)
 
 
 def test_it_is_evaluated_and_predicts_as_any_other(trained):

@@ -78,6 +78,12 @@ class QueryHead(Decoder):
         masks = jax.image.resize(outputs["masks"], (len(outputs["masks"]), *size, self.queries), "linear")
         return jnp.einsum("bhwq,bqk->bhwk", jax.nn.sigmoid(masks), jax.nn.softmax(outputs["classes"]))
 
+    def segments(self, outputs, size, most):
+        masks = jax.image.resize(outputs["masks"], (len(outputs["masks"]), *size, self.queries), "linear")
+        classes = jax.nn.softmax(outputs["classes"])[:, :most]
+        masks = jnp.moveaxis(jax.nn.sigmoid(masks), -1, 1)[:, :most]
+        return {"class_id": jnp.argmax(classes, axis=-1), "score": jnp.max(classes, axis=-1), "mask": masks}
+
     def probabilities(self, scores):
         return scores
 
