@@ -119,7 +119,9 @@ def parse(argv):
     except flags.Error as error:
         sys.exit(f"data_pipelines.browse: {' '.join(str(error).split())}")
     except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = error.args[0] if error.args else error
+        reason = reason.args[0] if isinstance(reason, KeyError) else reason  # of which AttributeErrors are made here
+        reason = " ".join(str(reason).split())
         sys.exit(f"data_pipelines.browse: the config has no such option or not of that kind: {reason}")
 
 

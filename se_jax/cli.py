@@ -21,17 +21,12 @@ def define_config() -> None:
     )
 
 
-def parse(argv: list[str], config=None) -> list[str]:
-    """absl's parser, for which a recipe's name becomes its file; an option that cannot be ends with a line.
-
-    config: whose options --config.a.b=value are; by default that of --config.
-    """
+def parse(argv: list[str]) -> list[str]:
+    """absl's parser, for which a recipe's name becomes its file; an option that cannot be ends with a line."""
     try:
         given = list(with_files(argv))
-        if config is None and (file := _value(argv, "config")):
-            config = recipes.load(file)
-        if config is not None:
-            check_names(config, argv)
+        if file := _value(argv, "config"):
+            check_names(recipes.load(file), argv)
         return flags.FLAGS(given)
     except flags.Error as error:
         sys.exit(f"{_command(argv)}: {' '.join(str(error).split())}")

@@ -9,7 +9,6 @@ matrix and each class's worst images) and the arrays of that page; report.html s
 --submission nothing is scored: see `se_jax.evaluation.submission`.
 """
 
-import functools
 import sys
 
 from absl import logging
@@ -53,10 +52,11 @@ def main(argv: list[str]) -> None:
     try:
         config = checkpoints.load_config(given.workdir)
         config.multihost = False  # whatever the run did: where it is evaluated decides
-    except (OSError, ValueError) as error:
+        cli.check_names(config, argv)
+        overridden = config_flags.DEFINE_config_dict("config", config)
+    except (OSError, ValueError, flags.Error) as error:
         sys.exit(f"se_jax.evaluate: {error}")
-    overridden = config_flags.DEFINE_config_dict("config", config)
-    app.run(work, argv=argv, flags_parser=functools.partial(cli.parse, config=config))
+    app.run(work, argv=argv, flags_parser=cli.parse)
 
 
 if __name__ == "__main__":

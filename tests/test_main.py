@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from se_jax.config import options
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = (
     "--config=configs/shapes_aspp.py",
@@ -24,9 +26,9 @@ SMALL = (
 )
 
 
-def call(*arguments):
+def call(*arguments, module="se_jax.main"):
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "se_jax.main", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
@@ -65,6 +67,21 @@ def test_a_value_of_another_type_is_named(tmp_path):
     assert done.returncode == 1
     assert "--config.num_steps=many" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("eval.scael=3", "no option eval.scael; did you mean eval.scale"),
+        ("data.dir.x=1", "no option data.dir.x: data.dir is '', which has no options"),
+        ("eval.batch_size=0", "eval.batch_size is 0; expected a whole number"),
+    ],
+)
+def test_the_options_of_an_evaluation_are_checked_too(tmp_path, override, message):
+    (tmp_path / "config.json").write_text(options.get_config().to_json())
+    done = call(f"--workdir={tmp_path}", f"--config.{override}", module="se_jax.evaluate")
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_missing_config_is_named(tmp_path):

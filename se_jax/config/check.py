@@ -60,8 +60,8 @@ def check_types(option: str, constructor, given: Mapping[str, Any]) -> None:
 
 def unknown(option: str, known) -> str:
     """What to say of an option that there is not: those that are nearest in name."""
-    last = option.rpartition(".")[2]
-    named = {each.rpartition(".")[2]: each for each in sorted(known, reverse=True)}
+    known, last = sorted(known), option.rpartition(".")[2]
+    named = {each.rpartition(".")[2]: each for each in reversed(known)}
     near = difflib.get_close_matches(option, known, n=1) or [
         named[name] for name in difflib.get_close_matches(last, named, n=1)
     ]

@@ -11,6 +11,7 @@ from PIL import Image
 
 import data_pipelines
 from data_pipelines import browse
+from data_pipelines import stored as stored_config
 from data_pipelines.labels import DataError
 from se_jax.config import options
 from tests.data_pipelines import trees
@@ -83,6 +84,31 @@ def test_skipped_files_are_named(config, folder):
         browse.page(config, 5)
     config.data.on_error = "skip"
     assert "<p>skipped: " in browse.page(config, 5)
+
+
+def test_a_stored_config_is_a_config(config, tmp_path):
+    """That of a run, with sequences as tuples; and what cannot be is named."""
+    (tmp_path / "config.json").write_text(config.to_json())
+    stored = stored_config.get_config(str(tmp_path / "config.json"))
+    assert stored.data.crop == (16, 24) and browse.page(stored, 1) == browse.page(config, 1)
+    for content in ("", "{", "[]", "{}"):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match="config.json is no config of a run"):
+            stored_config.get_config(str(tmp_path / "config.json"))
+    for seed in (None, -1, 10**20, "x", 1.5):
+        with stored.ignore_type():
+            stored.seed = seed
+        with pytest.raises(ValueError, match="seed is .*expected a whole number"):
+            browse.page(stored, 1)
+    for change in ({"dir": None}, {"train_split": 3}):
+        with stored.ignore_type(), pytest.raises(DataError, match=f"data.{next(iter(change))}="):
+            stored.data.update(change)
+            data_pipelines.check_config(stored.data)
+        stored.data.update(dir=config.data.dir)
+    with pytest.raises(DataError, match="data.name is missing"):
+        data_pipelines.check_config({})
+    with pytest.raises(DataError, match="data is None"):
+        data_pipelines.check_config(None)
 
 
 def test_published_data_and_generated_shapes(tmp_path):
