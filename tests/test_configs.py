@@ -121,7 +121,8 @@ def test_every_variant_passes_the_checks():
     for name in variants(FILES):
         config = get(name)
         model = build(config.model)
-        start.check(config, mesh)
+        start.check(config)
+        start.check_devices(config, mesh)
         model.decoder.check(config.model.encoder.get("output_stride", 32), config.data.crop)
         protocol.check(model, config.eval)
         losses.build(config.loss, model)

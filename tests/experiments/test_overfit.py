@@ -49,7 +49,8 @@ def test_it_trains_and_evaluates_on_the_same_images(tmp_path, capsys, monkeypatc
     assert config.data.crop == (48, 64)  # four times 12 x 16
     assert config.data.batch_size == jax.device_count()  # two images, more than once
     assert config.loss.class_weights[1] > config.loss.class_weights[0] == 1  # background has most pixels
-    start.check(config, parallel.make_mesh())
+    start.check(config)
+    start.check_devices(config, parallel.make_mesh())
     build(config.model)
     data = data_pipelines.build(config.data)
     assert len(data.train) == len(data.val) == 2
