@@ -1,6 +1,8 @@
 """CamVid at two thirds of its resolution, ResNet-18 of half width, Mask2Former of 64 channels: for two CPU cores.
 
 python -m se_jax.main --config=configs/camvid_mask2former.py --config.data.dir=DIR --workdir=runs/camvid_mask2former
+
+Measured on two CPU cores, seed 0, equalizers explicit: training loss 34.5 (step 25) to 20.1, validation mIoU 0.375.
 """
 
 from se_jax.config import datasets, networks, options

@@ -1,6 +1,8 @@
 """Generated shapes, small ResNet-18 of output stride 32, Mask2Former of 64 channels and 20 queries.
 
 python -m se_jax.main --config=configs/shapes_mask2former.py --workdir=runs/shapes_mask2former
+
+Measured on two CPU cores, seed 0, equalizers explicit: training loss 32.1 (step 50) to 20.2, validation mIoU 0.533.
 """
 
 from se_jax.config import datasets, networks, options

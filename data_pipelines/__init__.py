@@ -227,9 +227,10 @@ def check_config(config) -> None:
     require("cat_max_ratio", is_share(config.cat_max_ratio) and config.cat_max_ratio > 0, "a share in (0, 1]")
     if "black_padding" in config:  # not in the configs of older runs
         require("black_padding", isinstance(config.black_padding, bool), "True or False")
-    if config.get("short_sides"):
+    if "short_sides" in config:
         sides = config.short_sides
-        require("short_sides", all(is_whole(side, 1, MOST_CROP) for side in sides), "positive whole numbers, or ()")
+        sides = isinstance(sides, (tuple, list)) and all(is_whole(side, 1, MOST_CROP) for side in sides)
+        require("short_sides", sides, "positive whole numbers, or ()")
     for option, low, high in (("longest_side", 1, MOST_CROP), ("padding", 0, 255)):
         given = config.get(option)
         require(option, given is None or is_whole(given, low, high), f"None or a whole number of {low} to {high:,}")
