@@ -421,13 +421,19 @@ def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
             for unnamed in folder.glob("*.orbax-checkpoint-tmp*"):
                 checksums.write(unnamed)
 
-    return ocp.CheckpointManager(
-        folder,
-        item_handlers={name: ocp.StandardCheckpointHandler() for name in ITEMS},
-        options=ocp.CheckpointManagerOptions(
-            async_options=ocp.AsyncOptions(post_finalization_callback=seal), **options
-        ),
-    )
+    try:
+        return ocp.CheckpointManager(
+            folder,
+            item_handlers={name: ocp.StandardCheckpointHandler() for name in ITEMS},
+            options=ocp.CheckpointManagerOptions(
+                async_options=ocp.AsyncOptions(post_finalization_callback=seal), **options
+            ),
+        )
+    except ValueError as error:  # of the one file that has no checksum, as orbax writes it last
+        raise DamagedCheckpoint(
+            f"a _CHECKPOINT_METADATA in {folder} is damaged ({error}); remove that checkpoint's directory, and the one "
+            "before it is used"
+        ) from error
 
 
 def _check_same_network(where, found, wanted, advice=lambda differing: "") -> None:
