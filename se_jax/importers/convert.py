@@ -293,7 +293,7 @@ def _shape_problems(place: Place, tensors: list, shape: tuple[int, ...]) -> list
 
 def _message(problems: list[str], layout: str, model) -> str:
     heads = (getattr(model, "decoder", None), getattr(model, "auxiliary", None))
-    names = {name for head in heads for name in getattr(head, "classifier", ())}
+    names = {name.rpartition("/")[2] for head in heads for name in getattr(head, "classifier", ())}
     classifier = any(f".{name}." in problem and "in this network" in problem for problem in problems for name in names)
     hint = "; --config.init_skip=classifier keeps the initial classifiers, for other classes" if classifier else ""
     shown = problems if len(problems) <= 40 else [*problems[:40], f"and {len(problems) - 40} more"]

@@ -8,6 +8,7 @@ from experiments import demo
 def tiny(config):
     """Turns an arm into seconds of work."""
     config.num_steps = 2
+    config.optimizer.warmup_steps = 1
     config.model.encoder.width = 8
     config.model.decoder.channels = 8
     config.data.update(num_train=8, num_val=2, batch_size=8, image_size=(32, 32), crop=(32, 32))
