@@ -91,7 +91,7 @@ class Mask2FormerHead(Decoder):
     pixel_hidden: int = 1024
     dropout: float = 0.0
     pad_to: ClassVar[int] = 32
-    classifier: ClassVar[tuple[str, ...]] = ("query_decoder/cls_embed",)
+    classifier: ClassVar[tuple[str, ...]] = ("query_decoder/predictions/cls_embed",)
 
     def __post_init__(self):
         divisor = math.lcm(GROUPS, self.heads, self.pixel_heads)
