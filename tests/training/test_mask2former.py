@@ -158,7 +158,7 @@ def test_a_step_is_the_same_on_eight_devices_and_in_parts():
         rtol = 1e-3 if name == "gradient_norm" else 1e-5  # as the gradients below
         np.testing.assert_allclose(same[name], value, rtol=rtol, err_msg=name)
 
-    def close(ours, theirs):  # float32 sums in another order, in units of the array's largest gradient
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-3 * np.abs(theirs).max() + 1e-5)
+    def close(ours, theirs):  # a ReLU may flip: in units of the array's largest gradient
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-2 * np.abs(theirs).max() + 1e-5)
 
     jax.tree.map(close, others, gradients)
