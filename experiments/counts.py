@@ -55,6 +55,7 @@ def _count(jaxpr, outside: str) -> collections.Counter:
         elif equation.primitive.name == "conv_general_dilated":
             # kernel height, width, inputs / groups
             total[path] += out.size * math.prod(equation.invars[1].aval.shape[:3])
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
         for inner in core.jaxprs_in_params(equation.params):
-            total += _count(inner, path)
+            total += collections.Counter({key: times * number for key, number in _count(inner, path).items()})
     return total
