@@ -65,6 +65,7 @@ OFFICIAL = {
 }
 NAMES = ("shapes", "folder", *OFFICIAL)
 MOST_CROP = 2**26  # pixels of a crop, or of a generated picture: 0.2 GB a picture
+MOST_SIDE = 2**16  # pixels of a side to which images are scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,9 +230,9 @@ def check_config(config) -> None:
         require("black_padding", isinstance(config.black_padding, bool), "True or False")
     if "short_sides" in config:
         sides = config.short_sides
-        sides = isinstance(sides, (tuple, list)) and all(is_whole(side, 1, MOST_CROP) for side in sides)
-        require("short_sides", sides, "positive whole numbers, or ()")
-    for option, low, high in (("longest_side", 1, MOST_CROP), ("padding", 0, 255)):
+        sides = isinstance(sides, (tuple, list)) and all(is_whole(side, 1, MOST_SIDE) for side in sides)
+        require("short_sides", sides, f"whole numbers of 1 to {MOST_SIDE:,}, or ()")
+    for option, low, high in (("longest_side", 1, MOST_SIDE), ("padding", 0, 255)):
         given = config.get(option)
         require(option, given is None or is_whole(given, low, high), f"None or a whole number of {low} to {high:,}")
     if "hue" in config:

@@ -5,6 +5,7 @@ A kind is a class: it makes good files once, and `trial(rng)` damages one and sa
 nothing is said), 'CRASH' (an error of another kind, which a user sees as a traceback).
 """
 
+import contextlib
 import io
 import json
 import pathlib
@@ -49,11 +50,11 @@ def judge(read, name: str, expected) -> tuple[str, str]:
         return ("error" if name in said and "\n  File " not in said else "CRASH"), said
     except Exception:
         return "CRASH", traceback.format_exc()
-    same = jax_equal(found, expected)
+    same = same_bits(found, expected)
     return ("unharmed" if same else "SILENT"), ""
 
 
-def jax_equal(a, b) -> bool:
+def same_bits(a, b) -> bool:
     """Whether two trees of arrays are the same bits."""
     import jax
 
@@ -156,15 +157,15 @@ class Checkpoints:
         path.write_bytes(mutate(path.read_bytes(), rng))
         here = parallel.replicated(parallel.make_mesh())
         blank = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), self.states[1])
-        store = self.checkpoints.Checkpoints(copy)
-        found = judge(lambda: store.restore(blank), str(copy), self.states[1])
-        if (
-            found[0] == "SILENT"
-            and (copy / "damaged" / "2").exists()
-            and jax_equal(store.restore(blank), self.states[0])
-        ):
+
+        def restore():
+            with contextlib.closing(self.checkpoints.Checkpoints(copy)) as store:
+                return store.restore(blank)
+
+        found = judge(restore, str(copy), self.states[1])
+        older = (copy / "damaged" / "2").exists() and same_bits(restore(), self.states[0])
+        if found[0] == "SILENT" and older:
             found = "error", "the older checkpoint, told of"
-        store.close()
         return found
 
 
@@ -175,12 +176,12 @@ class RunFiles:
     """
 
     def __init__(self, folder: pathlib.Path):
-        from se_jax import checkpoints
+        from se_jax import checkpoints, run_config
         from se_jax.config import recipes
 
-        self.folder, self.checkpoints = folder, checkpoints
+        self.folder, self.check, self.scores = folder, run_config.check, checkpoints.scores
         self.config = recipes.load("shapes_uper")
-        checkpoints.write_config(folder, self.config)
+        run_config.write(folder, self.config)
         lines = [{"step": step, "miou": step / 10} for step in range(1, 6)]
         (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         self.good = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -190,8 +191,8 @@ class RunFiles:
         for each, data in self.good.items():
             (self.folder / each).write_bytes(mutate(data, rng) if each == name else data)
         if name == "config.json":
-            return judge(lambda: self.checkpoints.check_config(self.folder, self.config), str(self.folder), None)
-        return judge(lambda: self.checkpoints.scores(self.folder, "val/miou") and None, str(self.folder), None)
+            return judge(lambda: self.check(self.folder, self.config), str(self.folder), None)
+        return judge(lambda: self.scores(self.folder, "val/miou") and None, str(self.folder), None)
 
 
 class Options:

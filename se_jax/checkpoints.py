@@ -1,14 +1,13 @@
-"""What a run keeps on disk, to go on and to be used: its config and its checkpoints. The only orbax import.
+"""The checkpoints of a run, to go on and to be used. The only orbax import.
 
-workdir/config.json and workdir/checkpoints/<step>/{variables,progress}: `variables` is what inference needs, and holds
-the network's collections by name, beside the parameters' average. Which checkpoint is the best one the history says.
+workdir/checkpoints/<step>/{variables,progress}: `variables` is what inference needs, and holds the network's
+collections by name, beside the parameters' average. Which checkpoint is the best one the history says.
 """
 
-import json
+import itertools
 import pathlib
-import shlex
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,117 +16,13 @@ from absl import logging
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from se_jax import checksums, parallel, run
-from se_jax.config import stored
-from se_jax.config.complete import complete
+from se_jax import checksums, parallel, run, run_config
 from se_jax.config.types import ConfigDict
 
 FOLDER = run.CHECKPOINTS
 TRAINED = ("params", "batch_stats")  # the collections of variables that training changes
 VARIABLES = (*TRAINED, "ema")  # always there, if empty; constants where there are any
 PROGRESS = ("step", "opt_state")
-# A run may go on with other values of these: they change where it reads and what it reports, not what it computes.
-MAY_DIFFER = (
-    "data.dir",
-    "data.cache",
-    "log",
-    "checkpoint",
-    "eval.batch_size",
-    "mesh",
-    "multihost",
-    "multihost_timeout",
-)
-
-
-class ConfigMismatch(ValueError):
-    """The workdir holds a run of another config."""
-
-
-# ---- The config of a run ----
-
-
-def check_config(workdir, config) -> None:
-    """Makes sure that a run begun in `workdir` had the same config.
-
-    Raises:
-      ConfigMismatch: it had another one, up to `MAY_DIFFER`; shows the difference.
-    """
-    if (pathlib.Path(workdir) / run.CONFIG).exists():
-        theirs, ours = (json.loads(complete(each).to_json()) for each in (load_config(workdir), config))
-        differing = [key for key in _differences(theirs, ours) if not _is_under(key, MAY_DIFFER)]
-        if differing:
-            lines = [f"{key}: {_at(theirs, key)!r} -> {_at(ours, key)!r}" for key in differing]
-            raise ConfigMismatch(
-                f"{workdir} holds a run of another config; give another --workdir, or the config of that run.\n"
-                "Option: in the workdir -> now\n  "
-                + "\n  ".join(lines)
-                + _from_its_weights(workdir, theirs, ours, differing)
-            )
-
-
-def _from_its_weights(workdir, theirs: dict, ours: dict, differing: list[str]) -> str:
-    """The command that begins another run from the weights of this one, as for a longer schedule; '' if none does."""
-    if "num_steps" not in differing or any("." in key and _at(ours, key) == MISSING for key in differing):
-        return ""
-    changes = {key: _at(ours, key) for key in differing} | {"init_from": str(workdir)}
-    if theirs.get("init_skip"):
-        changes["init_skip"] = ""
-    flags = [f"--config={pathlib.Path(workdir) / run.CONFIG}", f"--workdir={str(workdir).rstrip('/')}_longer"]
-    flags[1:1] = [f"--config.{key}={_literal(value)}" for key, value in changes.items()]
-    return (
-        f"\nThe rate of every step depends on num_steps, {theirs['num_steps']} here: with another number it is another "
-        f"run, which can start from this one's weights:\n  python -m se_jax.main {shlex.join(flags)}"
-    )
-
-
-def _literal(value) -> str:
-    """A JSON value as the command line takes it."""
-    return str(tuple(value)) if isinstance(value, list) else str(value)
-
-
-def write_config(workdir, config) -> None:
-    """Writes `workdir/config.json`: from now on the workdir holds a run of this config."""
-    if jax.process_index() == 0:
-        run.write_json(pathlib.Path(workdir) / run.CONFIG, json.loads(config.to_json()))
-
-
-def load_config(workdir) -> ConfigDict:
-    """The config of the run in `workdir`, with the defaults of options that its version did not have.
-
-    Sequences come back as tuples.
-
-    Raises:
-      FileNotFoundError: there is no run. ValueError: the file holds no config.
-    """
-    path = pathlib.Path(workdir) / run.CONFIG
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; {workdir} is no workdir of a run")
-    return stored.read(path)
-
-
-MISSING = "(not set)"
-
-
-def _differences(theirs, ours, path="") -> list[str]:
-    """Dotted names of the options that differ."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        keys = [*theirs, *(key for key in ours if key not in theirs)]
-        pairs = [(f"{path}.{key}".lstrip("."), theirs.get(key, MISSING), ours.get(key, MISSING)) for key in keys]
-        return [difference for key, their, our in pairs for difference in _differences(their, our, key)]
-    return [] if theirs == ours else [path]
-
-
-def _at(config: Any, option: str):
-    for key in option.split("."):
-        config = config.get(key, MISSING) if isinstance(config, dict) else MISSING
-    return config
-
-
-def _is_under(key: str, prefixes) -> bool:
-    return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
-
-
-# ---- Checkpoints ----
 
 
 class DamagedCheckpoint(ValueError):
@@ -140,12 +35,13 @@ class Checkpoints:
     `wait` and `close` raise what went wrong while writing.
 
     Attributes:
-      scores: {step: the number of which the highest makes the best checkpoint}, of the steps that were evaluated.
+      scores: {step: the number of which the highest makes the best checkpoint}, of the steps that were evaluated; who
+        evaluates writes them here.
     """
 
-    def __init__(self, workdir, keep: int = 2, scores: dict[int, float] | None = None):
+    def __init__(self, workdir, keep: int = 2):
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
-        self.scores = dict(scores or {})
+        self.scores: dict[int, float] = {}
         self.keep = keep
         self.manager = _manager(self.folder, preservation_policy=self)
 
@@ -261,7 +157,7 @@ def load_for_inference(workdir, which: str = "best") -> tuple[ConfigDict, dict]:
     """
     if which not in ("best", "last"):
         raise ValueError(f"checkpoint {which!r} is not known; expected 'best' or 'last'")
-    config = load_config(workdir)
+    config = run_config.load(workdir)
     tree = _read_variables(pathlib.Path(workdir), which)
     ema = tree.pop("ema", None)
     return config, {name: part for name, part in (tree | ({"params": ema} if ema else {})).items() if part}
@@ -345,7 +241,7 @@ def scores(workdir, best: str | None = None) -> dict[int, float]:
     workdir = pathlib.Path(workdir)
     if not (workdir / run.HISTORY).exists():
         return {}
-    key = (best or load_config(workdir).checkpoint.best).removeprefix("val/")
+    key = (best or run_config.load(workdir).checkpoint.best).removeprefix("val/")
     return {line["step"]: line[key] or 0.0 for line in run.read_history(workdir / run.HISTORY) if key in line}
 
 
@@ -400,8 +296,8 @@ def _together(name: str) -> None:
 
 def _free(path: pathlib.Path) -> pathlib.Path:
     """The path, or with a number behind it where that is taken."""
-    paths = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, 1000))]
-    return next(path for path in paths if not path.exists())
+    numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    return next(free for free in itertools.chain([path], numbered) if not free.exists())
 
 
 ITEMS = ("variables", "progress")

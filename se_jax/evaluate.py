@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     from absl import app, flags
     from ml_collections import config_flags
 
-    from se_jax import checkpoints, cli, multihost
+    from se_jax import checkpoints, cli, multihost, run_config
     from se_jax.config import check
     from se_jax.evaluation import evaluator, submission
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
             sys.exit(f"se_jax.evaluate: {error}")
 
     try:
-        config = checkpoints.load_config(given.workdir)
+        config = run_config.load(given.workdir)
         config.multihost = False  # whatever the run did: where it is evaluated decides
         cli.check_names(config, argv)
         overridden = config_flags.DEFINE_config_dict("config", config)

@@ -40,7 +40,7 @@ def joined(wanted: bool = False, timeout: int = 60, safe: Callable[[], str] = la
     try:
         yield
     except jax.errors.JaxRuntimeError:  # a collective that lost its other end fails before anybody is known to be gone
-        watch.join(2 * timeout)
+        watch.join(timeout + 5 * EVERY)
         raise
     except KeyboardInterrupt:  # of every process at the same step
         multihost_utils.sync_global_devices("stopped")

@@ -11,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from se_jax import checkpoints, parallel
+from se_jax import checkpoints, parallel, run_config
 from se_jax.config import options
 from se_jax.training import state
 
@@ -48,7 +48,7 @@ CONFIG = ConfigDict({"num_steps": 3, "data": {"dir": "a", "crop": (4, 6)}, "eval
 def workdir(tmp_path_factory):
     """Steps 1 to 5 of a run, of which step 2 was the best."""
     folder = tmp_path_factory.mktemp("run")
-    checkpoints.write_config(folder, CONFIG)
+    run_config.write(folder, CONFIG)
     store = checkpoints.Checkpoints(folder, keep=2)
     for step, miou in ((1, 0.3), (2, 0.5), (3, None), (4, 0.4), (5, None)):
         store.save(step, make_state(float(step)))  # saved first, scored later
@@ -82,7 +82,7 @@ def test_a_state_comes_back_on_fewer_devices(workdir):
 def test_every_collection_of_constants_comes_back(tmp_path):
     constants = {"equalizer": variables()["equalizer"], "dupsampling": {"kernel": jnp.ones((2, 6))}}
     full = make_state()._replace(constants=constants)
-    checkpoints.write_config(tmp_path, CONFIG)
+    run_config.write(tmp_path, CONFIG)
     store = checkpoints.Checkpoints(tmp_path)
     store.save(1, full)
     store.wait()
@@ -133,7 +133,7 @@ def test_inference_gets_config_and_variables(workdir, which, step):
 
 
 def test_inference_takes_the_average_of_the_parameters(tmp_path):
-    checkpoints.write_config(tmp_path, CONFIG)
+    run_config.write(tmp_path, CONFIG)
     store = checkpoints.Checkpoints(tmp_path)
     store.save(1, make_state(1.0)._replace(ema=variables(7.0)["params"]))
     store.close()
@@ -145,7 +145,7 @@ def test_inference_takes_the_average_of_the_parameters(tmp_path):
 def test_inference_without_a_run_or_checkpoint_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no workdir of a run"):
         checkpoints.load_for_inference(tmp_path)
-    checkpoints.write_config(tmp_path, CONFIG)
+    run_config.write(tmp_path, CONFIG)
     with pytest.raises(FileNotFoundError, match="checkpoints holds no checkpoint"):
         checkpoints.load_for_inference(tmp_path)
     with pytest.raises(ValueError, match="expected 'best' or 'last'"):
@@ -167,11 +167,11 @@ def test_a_run_does_not_start_from_another_network(workdir, tmp_path):
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):
-    checkpoints.write_config(tmp_path, CONFIG)
+    run_config.write(tmp_path, CONFIG)
     other = CONFIG.copy_and_resolve_references()
     other.num_steps, other.data.crop = 4, (4, 8)
-    with pytest.raises(checkpoints.ConfigMismatch) as error:
-        checkpoints.check_config(tmp_path, other)
+    with pytest.raises(run_config.ConfigMismatch) as error:
+        run_config.check(tmp_path, other)
     assert "num_steps: 3 -> 4" in str(error.value)
     assert "data.crop: [4, 6] -> [4, 8]" in str(error.value)
 
@@ -180,11 +180,11 @@ def test_a_longer_schedule_is_refused_with_the_command_that_does_it(tmp_path):
     """The command is that of another run, which starts from this one's weights, with the same other changes."""
     config = options.get_config()
     config.init_from, config.init_skip = "before", "classifier"
-    checkpoints.write_config(tmp_path, config)
+    run_config.write(tmp_path, config)
     other = config.copy_and_resolve_references()
     other.num_steps, other.data.crop = 5000, (64, 96)
-    with pytest.raises(checkpoints.ConfigMismatch) as error:
-        checkpoints.check_config(tmp_path, other)
+    with pytest.raises(run_config.ConfigMismatch) as error:
+        run_config.check(tmp_path, other)
     command = str(error.value).splitlines()[-1]
     _, _, module, *arguments = shlex.split(command)
     assert module == "se_jax.main"
@@ -200,12 +200,12 @@ def test_a_longer_schedule_is_refused_with_the_command_that_does_it(tmp_path):
 
 
 def test_what_changes_no_result_may_differ(tmp_path):
-    checkpoints.write_config(tmp_path, CONFIG)
+    run_config.write(tmp_path, CONFIG)
     other = CONFIG.copy_and_resolve_references()
     other.data.dir, other.eval.batch_size = "b", 2
-    checkpoints.check_config(tmp_path, other)
-    checkpoints.write_config(tmp_path, other)
-    assert checkpoints.load_config(tmp_path).data.dir == "b"
+    run_config.check(tmp_path, other)
+    run_config.write(tmp_path, other)
+    assert run_config.load(tmp_path).data.dir == "b"
 
 
 def test_empty_collections_of_earlier_versions_are_no_difference(tmp_path, monkeypatch):
@@ -299,7 +299,7 @@ def test_a_damaged_config_or_history_is_named(workdir, tmp_path):
         checkpoints.load_for_inference(run)
     change(run / "config.json", "empty")
     with pytest.raises(ValueError, match="config.json is empty"):
-        checkpoints.check_config(run, CONFIG)
+        run_config.check(run, CONFIG)
     (run / "history.jsonl").write_bytes(b'{"step": 1, "miou": 0.5}\n{"ste\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"history.jsonl, line 2, is damaged"):
         checkpoints.scores(run, "val/miou")

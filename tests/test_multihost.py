@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import jax
-import pytest
 
 from se_jax import multihost
 
@@ -67,8 +66,3 @@ def test_where_a_process_is_gone_the_other_says_which_and_ends():
     assert processes[0].returncode == 1
     assert told in errors
     assert "Traceback" not in errors and "Fatal" not in errors
-
-
-def test_one_process_alone_watches_nobody():
-    with pytest.raises(KeyboardInterrupt), multihost.joined():
-        raise KeyboardInterrupt

@@ -111,7 +111,7 @@ import runpy, types
 import jax, jax.numpy as jnp, numpy as np
 from PIL import Image
 import se_jax
-from se_jax import checkpoints, run
+from se_jax import checkpoints, run, run_config
 from se_jax.config import recipes
 for name in ("load", "equalize", "fold", "evaluate", "Loss", "Metric"):
     assert callable(getattr(se_jax, name)), name
@@ -124,7 +124,7 @@ config.model.equalizer.mode = "none"
 network = se_jax.build(config.model)
 shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 checkpoints.save_variables("run", jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes))
-checkpoints.write_config("run", config)
+run_config.write("run", config)
 classes = config.model.num_classes
 spec = {"names": list("abcdefghijklmnop")[:classes], "palette": np.eye(classes, 3), "table": np.arange(256)}
 run.write_labels("run", types.SimpleNamespace(**spec))

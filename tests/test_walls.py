@@ -18,14 +18,15 @@ ROOMS = {
     "multihost": set(),
     "constants": {"run"},
     "checksums": set(),
-    "checkpoints": {"checksums", "config", "parallel", "run"},
-    "importers": {"checkpoints", "cli", "config", "models", "parallel", "run"},
+    "checkpoints": {"checksums", "config", "parallel", "run", "run_config"},
+    "run_config": {"config", "run"},
+    "importers": {"checkpoints", "cli", "config", "models", "parallel", "run", "run_config"},
     "evaluation": {"checkpoints", "config", "equalizer", "losses", "models", "parallel", "report", "run"},
     "report": {"run"},
     "dupsampling": {"config", "constants", "evaluation", "losses", "models", "run"},
     "training": {
         *("checkpoints", "config", "constants", "equalizer", "evaluation", "importers", "losses", "models"),
-        *("multihost", "parallel", "report", "run"),
+        *("multihost", "parallel", "report", "run", "run_config"),
     },
     "cli": {"config", "run"},
 }

@@ -82,7 +82,7 @@ def _flat(config, section: str) -> Iterator[tuple[str, Any]]:
 
 def _is_open(option: str, found: dict) -> bool:
     section = option.partition(".")[0]
-    return section in OPEN and ":" in found.get(f"{section}.name", "")
+    return section in OPEN and ":" in str(found.get(f"{section}.name"))
 
 
 def _holds(config, option: str) -> bool:

@@ -82,6 +82,15 @@ def size(order: str) -> Range:
     return Range(f"two positive whole numbers {order} whose product is at most {MOST_CROP:,}", holds)
 
 
+def span(each: Range) -> Range:
+    """Two values, the second no smaller."""
+    pair = several(each, 2, 2)
+    return Range(
+        f"{pair.expected}, the second no smaller than the first",
+        lambda value: pair.holds(value) and value[0] <= value[1],
+    )
+
+
 def _is_whole(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -176,7 +185,7 @@ OPTIONS = {
     "data.short_sides": several(whole(1, 65_536)),
     "data.longest_side": optional(whole(1, 65_536)),
     "data.antialias": FLAG,
-    "data.hue": several(whole(-90, 90), 2, 2),
+    "data.hue": span(whole(-90, 90)),
     "data.padding": optional(whole(0, 255)),
     "data.crop": size("(height, width)"),
     "data.cat_max_ratio": number(0, 1, above=True),

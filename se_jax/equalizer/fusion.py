@@ -22,7 +22,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from se_jax.models.layers import ConvBlock, GroupNorm, SeparableConvBlock, kaiming_normal, resize
+from se_jax.models.initializers import kaiming_normal
+from se_jax.models.layers import ConvBlock, GroupNorm, SeparableConvBlock, resize
 
 MODES = ("none", "explicit", "folded")
 STATISTICS = ("global", "channel")

@@ -26,7 +26,7 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     import jax.numpy as jnp
     from flax import traverse_util
 
-    from se_jax import checkpoints, parallel, run
+    from se_jax import checkpoints, parallel, run, run_config
     from se_jax.config import check
     from se_jax.importers import convert, files
     from se_jax.importers.rules import TAP_BIAS
@@ -69,7 +69,7 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     run.write_json(folder / run.IMPORT, facts)
     describe(done, "network" if whole else "encoder")
     if whole:
-        checkpoints.write_config(folder, config)
+        run_config.write(folder, config)
         _write_labels(folder, config)
     mode = " --config.model.equalizer.mode=folded" if config.model.equalizer.mode == "folded" else ""
     print(f"written to {output}; train from it with --config.init_from={output}{mode}")
@@ -130,7 +130,7 @@ def export_file(workdir: str, path: str, layout: str, *, plain: bool = False) ->
 
 
 def _difference(config, exact, plain) -> str:
-    """How far the logits of two networks, each (model, variables), are from each other on an image."""
+    """How far the scores of two networks, each (model, variables), are from each other on an image."""
     import jax
     import numpy as np
 
@@ -138,7 +138,7 @@ def _difference(config, exact, plain) -> str:
 
     image, what = _image(config)
     logits = [
-        np.asarray(jax.jit(model.apply)(variables, normalize(image[None]))["logits"])
+        np.asarray(jax.jit(_scores, static_argnums=0)(model, variables, normalize(image[None])))
         for model, variables in (exact, plain)
     ]
     apart = np.abs(logits[1] - logits[0])
@@ -148,6 +148,11 @@ def _difference(config, exact, plain) -> str:
         f"{apart.mean():.4g} on average (their standard deviation is {logits[0].std():.4g}); {other:.2%} of the pixels "
         "have another class"
     )
+
+
+def _scores(model, variables, images):
+    """Logits resized to the images, or what a head has in their place."""
+    return model.scores(model.apply(variables, images), images.shape[1:3])
 
 
 def _image(config):

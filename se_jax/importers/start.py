@@ -6,7 +6,7 @@ import jax
 from absl import logging
 from flax import traverse_util
 
-from se_jax import checkpoints, run
+from se_jax import checkpoints, run, run_config
 from se_jax.importers.convert import load
 from se_jax.importers.skip import Skip
 
@@ -39,4 +39,4 @@ def is_folded(path) -> bool:
     folder = pathlib.Path(path)
     if folder.parent.name == run.CHECKPOINTS:
         folder = folder.parent.parent
-    return (folder / run.CONFIG).is_file() and checkpoints.load_config(folder).model.equalizer.mode == "folded"
+    return (folder / run.CONFIG).is_file() and run_config.load(folder).model.equalizer.mode == "folded"

@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from se_jax.models.layers import Conv, add_bias, linear, normalize_channels, torch_bias
+from se_jax.models.initializers import torch_bias
+from se_jax.models.layers import Conv, add_bias, linear, normalize_channels
 
 # mmcv cuts at absolute -2 and 2, a hundred standard deviations away: in effect a plain normal
 linear_normal = nn.initializers.normal(0.02)

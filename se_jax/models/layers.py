@@ -1,10 +1,10 @@
-"""Layers whose numbers are PyTorch's: convolution, normalisation, resize, pooling, dropout, initialisers.
+"""Layers whose numbers are PyTorch's: convolution, normalisation, resize, pooling, dropout.
 
 Activations are [batch, height, width, channels]; kernels are [kh, kw, in / groups, out]. Sources: PyTorch's operators
 as mmsegmentation 1.2.2 and mmcv 2.1.0 call them (mmcv ConvModule, DepthwiseSeparableConvModule, mmseg resize).
 
-XLA's CPU backend is slow at some of these operations. Faster forms stand in `se_jax.models.cpu` and are chosen
-here, while tracing (`on_cpu`, which `for_platform` decides); TPU and GPU keep XLA's own operators.
+XLA's CPU backend is slow at some of these; faster forms of `se_jax.models.cpu` are chosen while tracing (`on_cpu`,
+which `for_platform` decides). TPU and GPU keep XLA's own operators.
 """
 
 from collections.abc import Callable
@@ -17,21 +17,9 @@ import numpy as np
 from jax import lax
 
 from se_jax.models import cpu
+from se_jax.models.initializers import kaiming_normal
 
 Dtype = Any
-
-# mmcv's Kaiming normal with fan_out: std sqrt(2 / (out * kh * kw)); also for a depthwise kernel fan_out is all outputs.
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-classifier_normal = nn.initializers.normal(0.01)
-# torch's default of a convolution's or linear layer's weight
-torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def torch_bias(fan_in: int) -> Callable:
-    """torch's default of the bias of a layer with that many inputs to each output: uniform, as its weight."""
-    limit = fan_in**-0.5
-    return lambda key, shape: jax.random.uniform(key, shape, minval=-limit, maxval=limit)
-
 
 PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
 # Unlike a plain global, this is part of the key under which jax.jit and other transformations remember their traces.
@@ -288,15 +276,16 @@ class ConvBlock(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        if self.norm in ("batch", "frozen"):
-            frozen = self.norm == "frozen"
-            options = {"frozen": frozen, "dtype": self.dtype, "name": "bn"}
-            x = BatchNorm(self.epsilon, self.momentum, self.scale_init, **options)(x, train)
-        elif self.norm == "group":
-            norm: Any = GroupNorm(dtype=self.dtype, name="gn")
-            x = norm(x)
-        else:
-            return x
+        match self.norm:
+            case "batch" | "frozen":
+                options = {"frozen": self.norm == "frozen", "dtype": self.dtype, "name": "bn"}
+                x = BatchNorm(self.epsilon, self.momentum, self.scale_init, **options)(x, train)
+            case "group":
+                x = cast(Any, GroupNorm(dtype=self.dtype, name="gn"))(x)
+            case "none":
+                return x
+            case _:
+                raise ValueError(f"ConvBlock norm is {self.norm!r}; expected 'batch', 'frozen', 'group' or 'none'")
         return x if self.activation is None else self.activation(x)
 
 

@@ -12,7 +12,8 @@ from jax import lax
 
 from se_jax.models.attention import FeedForward, LayerNorm, Linear, PackedProjection, attend
 from se_jax.models.deformable import sine_position
-from se_jax.models.layers import add_bias, linear, resize, torch_bias, torch_uniform
+from se_jax.models.initializers import torch_bias, torch_uniform
+from se_jax.models.layers import add_bias, linear, resize
 
 EPSILON = 1e-5
 BLOCKED = -1e9  # a large number, not infinity, whose softmax over a whole row would be undefined

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from se_jax.models.attention import Linear, PackedProjection, attend, from_windows, to_windows
-from se_jax.models.layers import Conv, ConvBlock, add_bias, linear, torch_bias, torch_uniform
+from se_jax.models.initializers import torch_bias, torch_uniform
+from se_jax.models.layers import Conv, ConvBlock, add_bias, linear
 
 WINDOWS = 8  # on each axis
 

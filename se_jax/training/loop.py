@@ -12,7 +12,7 @@ from clu import metric_writers, periodic_actions
 
 import data_pipelines
 from data_pipelines import counts
-from se_jax import checkpoints, losses, multihost, parallel, run
+from se_jax import checkpoints, losses, multihost, parallel, run, run_config
 from se_jax.evaluation import evaluator
 from se_jax.evaluation.metrics import Accuracy, Metric, numbers
 from se_jax.losses import Loss
@@ -55,7 +55,7 @@ def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_
         stack.enter_context(run.full_disk_told(workdir, saved))
         if lead:
             stack.enter_context(run.lock(workdir))
-        checkpoints.check_config(workdir, config)
+        run_config.check(workdir, config)
         asked = stack.enter_context(preemption())
         return _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics)
 
@@ -76,8 +76,7 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
     blank = start.blank_state(config, model, tx, mesh)
     if lead:
         run.check_room(workdir, checkpoints.size(blank))
-    scores = checkpoints.scores(workdir, config.checkpoint.best)
-    store = stack.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir, config.checkpoint.keep, scores)))
+    store = stack.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir, config.checkpoint.keep)))
     if store.last is not None:
         state = store.restore(blank)
         logging.info("Going on from the checkpoint of step %d in %s", state.step, workdir)
@@ -87,6 +86,9 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
         if rows and lead:
             write_equalizer(workdir, config, rows)
     begun = int(state.step)
+    # what a history says of later steps, whose checkpoints are lost, is measured again
+    scores = checkpoints.scores(workdir, config.checkpoint.best)
+    store.scores = {step: score for step, score in scores.items() if step <= begun}
 
     # ---- Step ----
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -99,7 +101,7 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, blank), parallel.replicated(mesh)),
     )
     train_step = train_step.lower(blank, first).compile()
-    checkpoints.write_config(workdir, config)  # not before: until here an option may turn out to be impossible
+    run_config.write(workdir, config)  # not before: until here an option may turn out to be impossible
     batches = itertools.chain([first], batches)
 
     # ---- What a run tells of itself ----

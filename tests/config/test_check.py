@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import data_pipelines
 from se_jax import cli
 from se_jax.config import options, ranges, recipes, stored
 from se_jax.config.check import check
@@ -215,6 +217,33 @@ def test_python_callers_and_stored_configs_are_checked_too(tmp_path):
         check(config)
     config.data.name = "mine:data"  # which may have options of its own
     check(config)
+
+
+VALUES = (
+    *(None, True, 0, 1, -1, 8, 16, 17, 255, 256, 2**16, 2**16 + 1, 2**26, 2**26 + 1, 178_000_001, 2**31 - 1, 2**31),
+    *(0.0, 0.005, 0.01, 0.5, 1.0, 1.5, 100.0, 101.0, math.nan, math.inf, "", "stop", "shapes", "a.b:c", "abc", {}),
+    *((), (1,), (1, 1), (2, 1), (0, 4), (2**13, 2**13), (2**13, 2**14), (70_000, 1), (0.5, 2.0), (2.0, 0.5), [64, 64]),
+    *((-18, 18), (5, -5), (-91, 0), (0, 91), (2**16 + 1,), (0,), (1.5,)),
+)
+
+
+@pytest.mark.parametrize("option", [name for name in ranges.OPTIONS if name.startswith("data.")])
+def test_data_pipelines_has_the_same_ranges(option):
+    """They stand there, too, as it can be used without se_jax."""
+
+    def refuses(checked, config) -> bool:
+        try:
+            checked(config)
+        except ValueError:
+            return True
+        return False
+
+    for value in VALUES:
+        config = options.get_config()
+        with config.unlocked(), config.ignore_type():
+            config.data[option.removeprefix("data.")] = value
+        ours, theirs = refuses(check, config), refuses(data_pipelines.check_config, config.data)
+        assert ours == theirs, (option, value)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"a": 1}', "\x00"])

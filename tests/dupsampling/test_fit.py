@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import data_pipelines
-from se_jax import checkpoints, constants, losses, parallel
+from se_jax import checkpoints, constants, losses, parallel, run_config
 from se_jax.config import datasets, options
 from se_jax.config import optimizers as recipes
 from se_jax.dupsampling import fit as dupsample_fit
@@ -131,7 +131,7 @@ def test_training_leaves_the_fitted_decoder_as_it_is(fitted, trained):
 
 def test_a_run_resumes_without_the_fit(trained, tmp_path):
     """Its checkpoint has all that it needs."""
-    config = checkpoints.load_config(trained)
+    config = run_config.load(trained)
     model = build(config.model)
     tx, _ = optimizers.build(config.optimizer, config.num_steps)
     blank = start.blank_state(config, model, tx, parallel.make_mesh())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from se_jax import checkpoints
+from se_jax import checkpoints, run_config
 from se_jax.config import recipes
 from se_jax.importers import __main__ as command
 from se_jax.importers import export_weights, files, import_weights, is_folded, start_from
@@ -155,7 +155,7 @@ def saved_run(config, folder, mode="explicit"):
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.device_get(tiny.fill(tiny.shapes(model, image)))
     checkpoints.save_variables(folder, variables)
-    checkpoints.write_config(folder, config)
+    run_config.write(folder, config)
     return model, variables
 
 

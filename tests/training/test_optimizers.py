@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from se_jax import checkpoints, parallel
+from se_jax import checkpoints, parallel, run_config
 from se_jax.config import optimizers as recipes
 from se_jax.config import options
 from se_jax.importers import convert
@@ -208,9 +208,9 @@ def test_a_pattern_that_is_found_nowhere_is_named():
 def test_multipliers_survive_config_json(tmp_path):
     whole = options.get_config()
     whole.optimizer = recipes.adamw_convnext(6)
-    checkpoints.write_config(tmp_path, whole)
-    checkpoints.check_config(tmp_path, whole)
-    loaded = checkpoints.load_config(tmp_path).optimizer
+    run_config.write(tmp_path, whole)
+    run_config.check(tmp_path, whole)
+    loaded = run_config.load(tmp_path).optimizer
     for option in ("rate_multipliers", "decay_multipliers"):
         assert tuple(map(tuple, loaded[option])) == whole.optimizer[option]
     optimizers.build(loaded, 10)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from se_jax.equalizer.fusion import Equalizer, FusionConv
-from se_jax.models.layers import ChannelDropout, Conv, classifier_normal, resize
+from se_jax.models.initializers import classifier_normal
+from se_jax.models.layers import ChannelDropout, Conv, resize
 
 
 class Decoder(nn.Module):

@@ -17,16 +17,8 @@ import jax.numpy as jnp
 
 from se_jax.models.decoders.aspp import atrous_pyramid
 from se_jax.models.decoders.base import Decoder, fusion_conv
-from se_jax.models.layers import (
-    ChannelDropout,
-    Conv,
-    ConvBlock,
-    SeparableConvBlock,
-    add_bias,
-    classifier_normal,
-    linear,
-    resize,
-)
+from se_jax.models.initializers import classifier_normal
+from se_jax.models.layers import ChannelDropout, Conv, ConvBlock, SeparableConvBlock, add_bias, linear, resize
 
 COLLECTION = "dupsampling"  # of the constants
 PLACE = ("decoder", "dupsample")  # where they are in a Segmenter's collection

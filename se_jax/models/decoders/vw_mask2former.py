@@ -13,7 +13,8 @@ from se_jax.equalizer.fusion import Equalizer, FusionConv
 from se_jax.models.decoders.mask2former import Mask2FormerHead
 from se_jax.models.decoders.vwformer import MULTIPLE, RATIOS
 from se_jax.models.deformable import DeformableEncoder
-from se_jax.models.layers import Conv, ConvBlock, GroupNorm, adaptive_avg_pool, torch_uniform
+from se_jax.models.initializers import torch_uniform
+from se_jax.models.layers import Conv, ConvBlock, GroupNorm, adaptive_avg_pool
 from se_jax.models.varying_window import WINDOWS, VaryingWindowAttention
 
 VARIANTS = ("a", "b")

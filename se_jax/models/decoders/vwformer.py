@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from se_jax.models.attention import Linear
 from se_jax.models.decoders.base import Decoder, classify, fusion_conv
 from se_jax.models.encoders.variants import variant_sizes
-from se_jax.models.layers import ConvBlock, adaptive_avg_pool, torch_uniform
+from se_jax.models.initializers import torch_uniform
+from se_jax.models.layers import ConvBlock, adaptive_avg_pool
 from se_jax.models.varying_window import WINDOWS, VaryingWindowAttention
 
 RATIOS = (2, 4, 8)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from se_jax.models.attention import DropPath
 from se_jax.models.encoders.variants import variant_sizes
-from se_jax.models.layers import BatchNorm, Conv, adaptive_avg_pool, kaiming_normal
+from se_jax.models.initializers import kaiming_normal
+from se_jax.models.layers import BatchNorm, Conv, adaptive_avg_pool
 
 VARIANTS = {
     "b0": {"width": 1.0, "depth": 1.0, "drop_path": 0.2},
