@@ -231,7 +231,7 @@ def check_config(config) -> None:
     if "short_sides" in config:
         sides = config.short_sides
         sides = isinstance(sides, (tuple, list)) and all(is_whole(side, 1, MOST_SIDE) for side in sides)
-        require("short_sides", sides, f"whole numbers of 1 to {MOST_SIDE:,}, or ()")
+        require("short_sides", sides, f"positive whole numbers of at most {MOST_SIDE:,}, or ()")
     for option, low, high in (("longest_side", 1, MOST_SIDE), ("padding", 0, 255)):
         given = config.get(option)
         require(option, given is None or is_whole(given, low, high), f"None or a whole number of {low} to {high:,}")
