@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from se_jax.config.normalization import IMAGENET, Normalization
+
 
 class Leaf(NamedTuple):
     """One of our arrays and the tensors of a torch module that it is made of.
@@ -46,6 +48,8 @@ class Table(NamedTuple):
       optional: regular expressions of our modules that keep their initial values if a checkpoint lacks them.
       stem: our module of the first convolution, whose inputs are the image's channels.
       older: regular expressions of names that older checkpoints have -> the name of today, as re.sub takes it.
+      normalization: of the images that this source's published encoders were trained with; ImageNet's where a table
+        states none.
     """
 
     rules: tuple[Rule, ...]
@@ -53,6 +57,7 @@ class Table(NamedTuple):
     optional: tuple[str, ...] = ()
     stem: str = ""
     older: dict[str, str] = {}
+    normalization: Normalization = IMAGENET
 
 
 def parameter(ours: str, theirs: str) -> Leaf:

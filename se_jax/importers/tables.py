@@ -47,7 +47,11 @@ ENCODERS = {
         "timm": mobilenetv2.timm,
     },
     encoders.HRNet: {"mmseg": hrnet.mmseg, "timm": hrnet.mmseg},
-    encoders.EfficientNet: {"timm": efficientnet.timm, "torchvision": efficientnet.torchvision},
+    encoders.EfficientNet: {
+        "timm": efficientnet.timm,
+        "torchvision": efficientnet.torchvision,
+        "lite_pytorch": efficientnet.lite_pytorch,
+    },
     encoders.Xception: {"timm": xception.timm},
 }
 HEADS = tuple(getattr(decoders, name) for name in decoders.__all__)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from se_jax.importers import import_weights
 from se_jax.models.encoders.efficientnet import (
     VARIANTS,
     EfficientNet,
@@ -19,6 +20,7 @@ from se_jax.models.encoders.efficientnet import (
     round_channels,
 )
 from se_jax.models.layers import BatchNorm, conv2d
+from tests.conftest import assert_close_to_reference
 
 pytestmark = pytest.mark.usefixtures("accelerator_form")
 TINY = {"width": 0.25, "depth": 0.4}
@@ -31,6 +33,11 @@ CHANNELS = {
     "b5": (40, 64, 176, 512),
     "b6": (40, 72, 200, 576),
     "b7": (48, 80, 224, 640),
+    "lite0": (24, 40, 112, 320),
+    "lite1": (24, 40, 112, 320),
+    "lite2": (24, 48, 120, 352),
+    "lite3": (32, 48, 136, 384),
+    "lite4": (32, 56, 160, 448),
 }
 MILLIONS = {  # of the encoder; of the whole classifier
     "b0": (3.60, 5.29),
@@ -41,6 +48,11 @@ MILLIONS = {  # of the encoder; of the whole classifier
     "b5": (27.29, 30.39),
     "b6": (39.40, 43.04),
     "b7": (62.14, 66.35),
+    "lite0": (2.96, 4.65),
+    "lite1": (3.72, 5.42),
+    "lite2": (4.36, 6.09),
+    "lite3": (6.42, 8.20),
+    "lite4": (11.15, 13.01),
 }
 
 
@@ -57,7 +69,8 @@ def test_published_sizes(variant):
     expected = [(1, -(-97 // s), -(-62 // s), c) for s, c in zip((4, 8, 16, 32), CHANNELS[variant], strict=True)]
     assert [leaf.shape for leaf in maps] == expected
     encoder = sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) / 1e6
-    inputs, features, classes = model.channels[-1], round_channels(1280 * VARIANTS[variant]["width"]), 1000
+    inputs, classes = model.channels[-1], 1000
+    features = 1280 if model.lite else round_channels(1280 * VARIANTS[variant]["width"])
     head = (inputs * features + 2 * features + (features + 1) * classes) / 1e6  # convolution, BatchNorm, classifier
     assert (round(encoder, 2), round(encoder + head, 2)) == MILLIONS[variant]
 
@@ -162,6 +175,21 @@ def test_initial_kernels_are_googles():
     params = jax.jit(block.init)(jax.random.key(0), jnp.zeros((1, 2, 2, 40)))["params"]
     assert abs(params["conv_dw"]["kernel"].std() / np.sqrt(2 / 25) - 1) < 0.05  # one output a channel, not all of them
     assert abs(params["conv_pw"]["kernel"].std() / np.sqrt(2 / 240) - 1) < 0.05
+
+
+def test_lite_is_the_references(golden):
+    """timm's with ReLU6, no squeeze, and a stem, a first and a last stage that are not scaled."""
+    case = golden("bb_efficientnet_lite")
+    encoder = EfficientNet("lite0", width=0.1, depth=0.4)
+    assert [stage.blocks for stage in encoder.stages] == [1, 1, 1, 2, 2, 2, 1]
+    assert [stage.blocks for stage in EfficientNet("lite4").stages] == [1, 4, 4, 6, 6, 8, 1]
+    variables = import_weights(encoder, case.group("sd"), shapes(encoder))
+    assert variables["params"]["conv_stem"]["kernel"].shape == (3, 3, 3, 32)
+    maps = jax.jit(encoder.apply)(variables, case["in/0"].transpose(0, 2, 3, 1))  # odd sizes
+    for place, actual in enumerate(maps):
+        assert_close_to_reference(actual, case[f"out/0/{place}"].transpose(0, 2, 3, 1), 1e-5)
+    with pytest.raises(ValueError, match="fused is True with variant 'lite0'; expected one of b0 to b7"):
+        EfficientNet("lite0", fused=True)
 
 
 def test_fused_form_has_dense_kernels_of_the_blocks_size_and_no_squeeze():

@@ -1,7 +1,9 @@
-"""EfficientNet (https://arxiv.org/abs/1905.11946) and the fused form of ESeg-Lite (https://arxiv.org/abs/2203.12683).
+"""EfficientNet (https://arxiv.org/abs/1905.11946), EfficientNet-Lite, and the fused form of ESeg-Lite (2203.12683).
 
-Numerically Google's efficientnet_model.py (timm's `tf_efficientnet_b*`), or with symmetric padding torchvision's and
-timm's own `efficientnet_b*`; without the head convolution and the classifier. Submodules have timm's names.
+Numerically Google's efficientnet_model.py (timm's `tf_efficientnet_b*`, `tf_efficientnet_lite*`), or with symmetric
+padding torchvision's and timm's own `efficientnet_b*`; without the head convolution and the classifier. Submodules have
+timm's names. EfficientNet-Lite is in no paper: sizes and rules are those of google/efficientnet's
+efficientnet_lite_builder.py.
 """
 
 import math
@@ -25,7 +27,13 @@ VARIANTS = {
     "b5": {"width": 1.6, "depth": 2.2, "drop_path": 0.2},
     "b6": {"width": 1.8, "depth": 2.6, "drop_path": 0.2},
     "b7": {"width": 2.0, "depth": 3.1, "drop_path": 0.2},
+    "lite0": {"width": 1.0, "depth": 1.0, "drop_path": 0.2},
+    "lite1": {"width": 1.0, "depth": 1.1, "drop_path": 0.2},
+    "lite2": {"width": 1.1, "depth": 1.2, "drop_path": 0.2},
+    "lite3": {"width": 1.2, "depth": 1.4, "drop_path": 0.2},
+    "lite4": {"width": 1.4, "depth": 1.8, "drop_path": 0.2},
 }  # multipliers of B0's channels and blocks, and the drop path rate
+LITE = "lite"  # how the variants begin whose blocks have no squeeze and excitation, and ReLU6
 STEM_CHANNELS = 32
 SQUEEZE = 4  # a block's channels by those of its squeeze
 MOMENTUM = 0.01  # TensorFlow's
@@ -62,6 +70,7 @@ class Style(NamedTuple):
     activation: Callable
     dtype: Any
     momentum: float = MOMENTUM
+    squeeze: bool = True
 
 
 def round_channels(channels: float) -> int:
@@ -138,9 +147,9 @@ class _Block(nn.Module):
 class MBConv(_Block):
     """Inverted bottleneck: [b, h, w, c] -> [b, ceil(h / strides), ceil(w / strides), features].
 
-    1x1 expansion, depthwise convolution, squeeze and excitation, 1x1 projection without activation; where shapes allow,
-    added to the input. Without an expansion (factor 1) the first is left out. The squeeze is a quarter of the *input's*
-    channels.
+    1x1 expansion, depthwise convolution, squeeze and excitation (where the style has it), 1x1 projection without
+    activation; where shapes allow, added to the input. Without an expansion (factor 1) the first is left out. The
+    squeeze is a quarter of the *input's* channels.
     """
 
     @nn.compact
@@ -151,7 +160,8 @@ class MBConv(_Block):
             y = conv_norm(y, train, ("conv_pw", next(norms)), hidden, style=style)
         window = (self.kernel_size, self.strides)
         y = conv_norm(y, train, ("conv_dw", next(norms)), hidden, *window, style=style, groups=hidden)
-        y = SqueezeExcite(max(1, x.shape[-1] // SQUEEZE), style, name="se")(y)
+        if style.squeeze:
+            y = SqueezeExcite(max(1, x.shape[-1] // SQUEEZE), style, name="se")(y)
         last = "conv_pwl" if self.expansion > 1 else "conv_pw"
         y = conv_norm(y, train, (last, next(norms)), self.features, style=style, act=False)
         return x + DropPath(self.drop_path)(y, train) if self._has_shortcut(x) else y
@@ -183,16 +193,18 @@ class EfficientNet(nn.Module):
 
     | weights | padding | epsilon |
     | --- | --- | --- |
-    | Google's, timm `tf_efficientnet_b*` | "same" | 1e-3 |
+    | Google's, timm `tf_efficientnet_b*`, `tf_efficientnet_lite*` | "same" | 1e-3 |
     | timm `efficientnet_b*`, torchvision b0..b4 | "symmetric" | 1e-5 |
     | torchvision b5..b7 | "symmetric" | 1e-3, to be given |
 
     Attributes:
-      variant: 'b0' .. 'b7'.
+      variant: 'b0' .. 'b7', or 'lite0' .. 'lite4': no squeeze and excitation, ReLU6, and a stem and numbers of blocks
+        in the first and the last stage that are B0's in all sizes.
       width, depth: multipliers of B0's channels (rounded to multiples of 8) and blocks (rounded up); by default the
         variant's.
       drop_path: rate of stochastic depth; 0.2 by default. Block i of n has rate i / n of it.
-      fused: ESeg-Lite's form: FusedMBConv in every block, no squeeze and excitation, ReLU instead of SiLU.
+      fused: ESeg-Lite's form of 'b0' .. 'b7': FusedMBConv in every block, no squeeze and excitation, ReLU instead of
+        SiLU.
       padding: 'same' as TensorFlow (under stride 2, zeros depend on the size's parity) or 'symmetric' as PyTorch.
       epsilon: of BatchNorm; by default the one that comes with the padding.
       momentum: share by which BatchNorm's running statistics move; 0.01 needs thousands of steps, and 0.1, which is
@@ -200,8 +212,8 @@ class EfficientNet(nn.Module):
       remat: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
-      ValueError: for a variant or padding that does not exist, multipliers that are not positive, a drop path rate
-        outside [0, 1), a momentum outside (0, 1].
+      ValueError: for a variant or padding that does not exist, a fused form of 'lite', multipliers that are not
+        positive, a drop path rate outside [0, 1), a momentum outside (0, 1].
     """
 
     variant: str = "b0"
@@ -219,6 +231,11 @@ class EfficientNet(nn.Module):
         sizes = self.sizes
         if self.padding not in EPSILONS:
             raise ValueError(f"EfficientNet padding is {self.padding!r}; expected one of {', '.join(EPSILONS)}.")
+        if self.fused and self.lite:
+            raise ValueError(
+                f"EfficientNet fused is True with variant {self.variant!r}; expected one of b0 to b7: "
+                "EfficientNet-Lite has blocks of its own"
+            )
         for name in ("width", "depth"):
             if not getattr(sizes, name) > 0:
                 raise ValueError(f"EfficientNet {name} is {getattr(sizes, name)}; expected a positive multiplier.")
@@ -234,11 +251,20 @@ class EfficientNet(nn.Module):
         return variant_sizes(self, VARIANTS)
 
     @property
+    def lite(self) -> bool:
+        """Whether this is an EfficientNet-Lite."""
+        return self.variant.startswith(LITE)
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The seven stages of this size."""
         width, depth = self.sizes.width, self.sizes.depth
+        fixed = (STAGES[0], STAGES[-1]) if self.lite else ()
         return tuple(
-            stage._replace(channels=round_channels(stage.channels * width), blocks=math.ceil(stage.blocks * depth))
+            stage._replace(
+                channels=round_channels(stage.channels * width),
+                blocks=math.ceil(stage.blocks * (1.0 if stage in fixed else depth)),
+            )
             for stage in STAGES
         )
 
@@ -252,11 +278,12 @@ class EfficientNet(nn.Module):
         style = Style(
             same_padding=self.padding == "same",
             epsilon=EPSILONS[self.padding] if self.epsilon is None else self.epsilon,
-            activation=nn.relu if self.fused else nn.silu,
+            activation=nn.relu if self.fused else nn.relu6 if self.lite else nn.silu,
             dtype=self.dtype,
             momentum=self.momentum,
+            squeeze=not self.lite,
         )
-        stem = round_channels(STEM_CHANNELS * self.sizes.width)
+        stem = STEM_CHANNELS if self.lite else round_channels(STEM_CHANNELS * self.sizes.width)
         x = conv_norm(x, train, ("conv_stem", "bn1"), stem, 3, 2, style=style)
         block = FusedMBConv if self.fused else MBConv
         if self.remat:
