@@ -1,8 +1,10 @@
 """Checkpoint files -> tensors as numpy arrays by name, and back.
 
-.safetensors both ways; .pth is read through PyTorch, detectron2's .pkl without anything but numpy.
+.safetensors both ways; .pth is read through PyTorch where that is installed, else
+by `torch_files`, which reads plain tensors; detectron2's .pkl by numpy alone.
 """
 
+import json
 import pathlib
 import pickle
 import re
@@ -12,11 +14,16 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from se_jax.config.normalization import Normalization
+from se_jax.importers import torch_files
+
 ARRAYS = ".pkl"  # detectron2's: numpy arrays
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 KINDS = (".safetensors", *PICKLED, ARRAYS)
 # under one of these keys training programs keep the state dict in their checkpoints
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
+# tensors by which a checkpoint says how its images were normalised; in .safetensors also as metadata, in JSON
+PIXELS = ("pixel_mean", "pixel_std")
 PARALLEL_PREFIX = "module."  # of torch's DistributedDataParallel
 
 
@@ -39,8 +46,10 @@ def read(path) -> dict[str, np.ndarray]:
     raise ValueError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(KINDS)}")
 
 
-def write(path, tensors: dict[str, np.ndarray]) -> None:
+def write(path, tensors: dict[str, np.ndarray], normalization: Normalization | None = None) -> None:
     """Writes tensors to a new .safetensors file, whole or not at all.
+
+    normalization: (mean, std) of the images that they are for; metadata, which PyTorch's readers leave aside.
 
     Raises:
       ValueError: another ending. FileExistsError: the file exists.
@@ -52,13 +61,17 @@ def write(path, tensors: dict[str, np.ndarray]) -> None:
         raise FileExistsError(f"{path} exists; remove it or choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
+    pixels = dict(zip(PIXELS, map(json.dumps, normalization), strict=True)) if normalization else {}
+    safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"} | pixels)
     unfinished.rename(path)
 
 
 def _read_safetensors(path: pathlib.Path) -> dict:
     try:
-        return safetensors.numpy.load_file(path)
+        with safetensors.safe_open(path, "np") as file:
+            said = file.metadata() or {}
+        pixels = {name: np.array(json.loads(said[name]), np.float32) for name in PIXELS if name in said}
+        return pixels | safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path} is no complete .safetensors file ({error}); it begins with {_beginning(path)!r}"
@@ -73,12 +86,8 @@ def _read_pickled(path: pathlib.Path):
         )
     try:
         import torch  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: {path.suffix} files are read through PyTorch, which is not installed. Install it (pip install "
-            '"se_jax[torch]"), or convert the file elsewhere with safetensors.torch.save_file and give the '
-            ".safetensors file."
-        ) from error
+    except ImportError:
+        return _read_without_torch(path)
     scalar = np.float64(0).__reduce__()[0]  # with dtypes, what the numbers in training logs are made of
     numbers = [np.dtype, scalar, *{type(np.dtype(kind)) for kind in "fdilq?"}]
     try:
@@ -94,6 +103,17 @@ def _read_pickled(path: pathlib.Path):
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is damaged or cut off: {str(error).splitlines()[0]}") from error
     return content
+
+
+def _read_without_torch(path: pathlib.Path):
+    try:
+        return torch_files.load(path)
+    except torch_files.Refused as error:
+        raise ValueError(
+            f"{path} holds {error} beside plain tensors: such files are read through PyTorch, which is not installed. "
+            'Install it (pip install "se_jax[torch]"), or convert the file elsewhere with '
+            "safetensors.torch.save_file and give the .safetensors file."
+        ) from error
 
 
 class _ArraysOnly(pickle.Unpickler):

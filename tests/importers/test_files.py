@@ -1,7 +1,9 @@
 """Checkpoint files: what is read, and a clear error for everything else."""
 
 import os
+import pathlib
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -61,11 +63,29 @@ def test_half_a_file_is_refused(tmp_path):
         files.read(tmp_path / "absent.pth")
 
 
+@pytest.mark.parametrize("name", ["zipped.pth", "stream.pth"])
+def test_without_pytorch_plain_tensors_are_read(name, tmp_path, monkeypatch):
+    """Files that PyTorch wrote in both of its formats; then cut off."""
+    monkeypatch.setitem(sys.modules, "torch", None)  # import torch raises ImportError
+    path, weight = pathlib.Path(__file__).parent / "files" / name, TENSORS["a.weight"]
+    found = files.read(path)
+    expected = {"weight": weight, "transposed": weight.T, "row": weight[1], "steps": np.int64(3)}
+    expected |= {"empty": np.zeros((0, 2), np.float32), "half": np.full(2, 1.5, np.float16)}
+    assert equal(found, {f"a.{name}": array for name, array in expected.items()})
+    assert found["a.half"].dtype == np.float16
+    for share in (2, 3, 5):
+        (tmp_path / name).write_bytes(path.read_bytes()[: -path.stat().st_size // share])
+        with pytest.raises(ValueError, match="damaged or cut off|no file of PyTorch"):
+            files.read(tmp_path / name)
+
+
 def test_without_pytorch_the_way_round_is_told(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)  # import torch raises ImportError
-    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04")
-    with pytest.raises(ValueError, match="PyTorch, which is not installed.*safetensors"):
-        files.read(tmp_path / "weights.pth")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match="holds torch.BFloat16Storage .* PyTorch, which is not installed.*safetensors"):
+        files.read(pathlib.Path(__file__).parent / "files" / "bfloat16.pth")
+    (tmp_path / "x.pth").write_bytes(pickle.dumps(files.read))
+    with pytest.raises(ValueError, match="holds se_jax.importers.files.read beside plain tensors"):
+        files.read(tmp_path / "x.pth")
 
 
 class TestPickledArrays:
