@@ -12,6 +12,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from se_jax.models import layers
+from se_jax.models.frozen import trained
 
 P = PartitionSpec
 # The first rule whose pattern is found in a parameter's path says how its last axes are split, the others are whole.
@@ -111,12 +112,16 @@ def param_shardings(mesh, params, rules=RULES):
     return jax.tree_util.tree_map_with_path(place, params)
 
 
-def state_shardings(mesh, state, tx: optax.GradientTransformation, rules=RULES):
-    """Where a TrainState lies: parameters, their average and the optimiser's slots by the rules, the rest whole."""
+def state_shardings(mesh, state, tx: optax.GradientTransformation, freeze=(), rules=RULES):
+    """Where a TrainState lies: parameters, their average and the optimiser's slots by the rules, the rest whole.
+
+    freeze: config.optimizer.freeze, the parameters that have no slots.
+    """
     everywhere = replicated(mesh)
     params = param_shardings(mesh, state.params, rules)
+    of_slots = trained(params, freeze)
     slots = optax.tree_utils.tree_map_params(
-        tx, lambda _, sharding: sharding, state.opt_state, params, transform_non_params=lambda _: everywhere
+        tx, lambda _, sharding: sharding, state.opt_state, of_slots, transform_non_params=lambda _: everywhere
     )
     return jax.tree.map(lambda _: everywhere, state)._replace(
         params=params, opt_state=slots, ema=params if state.ema else state.ema

@@ -20,6 +20,9 @@ def sgd(**changes) -> dict:
         # (pattern found in the parameter's path, multiplier), the first found counts; see se_jax/training/optimizers.py
         "rate_multipliers": (),
         "decay_multipliers": (),
+        # patterns of parameters that stay as they are, e.g. ("^encoder/",): no gradient, no decay, no optimiser state;
+        # BatchNorms of frozen parts on running statistics
+        "freeze": (),
         **changes,
     }
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from se_jax.models.frozen import is_frozen
 from se_jax.models.initializers import torch_bias
 from se_jax.models.layers import Conv, add_bias, linear, normalize_channels
 
@@ -70,7 +71,7 @@ class DropPath(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        active = train and self.rate > 0 and self.has_rng("dropout")
+        active = train and self.rate > 0 and self.has_rng("dropout") and not is_frozen(self)
         return nn.Dropout(self.rate, broadcast_dims=tuple(range(1, x.ndim)))(x, deterministic=not active)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from se_jax.models import cpu
+from se_jax.models.frozen import is_frozen
 from se_jax.models.initializers import kaiming_normal
 
 Dtype = Any
@@ -185,7 +186,8 @@ class BatchNorm(nn.Module):
 
     Attributes:
       frozen: the running statistics, which then stay as they are, normalise in training too, and scale and bias get no
-        gradient: for weights to start from, and optimisers that do not decay norms.
+        gradient: for weights to start from, and optimisers that do not decay norms. Likewise where training freezes
+        both (`se_jax.models.frozen`).
 
     Raises:
       ValueError: in training with a single value a channel, whose variance means nothing.
@@ -202,7 +204,7 @@ class BatchNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        if self.frozen:
+        if self.frozen or is_frozen(self, "scale", "bias"):
             train, scale, bias = False, lax.stop_gradient(scale), lax.stop_gradient(bias)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
@@ -320,7 +322,7 @@ class ChannelDropout(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        active = train and self.rate > 0 and self.has_rng("dropout")
+        active = train and self.rate > 0 and self.has_rng("dropout") and not is_frozen(self)
         return nn.Dropout(max(self.rate, 0.0), broadcast_dims=(1, 2))(x, deterministic=not active)
 
 

@@ -23,10 +23,14 @@ reference's names and in ours these are the same:
 
 import functools
 import re
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
+
+from se_jax.models.frozen import trained
 
 NAMES = ("sgd", "adamw")
 SCHEDULES = ("poly", "poly_open", "cosine")
@@ -78,14 +82,15 @@ def build(config, num_steps: int):
     momentum buffer. AdamW decays a parameter by its own rate, with betas 0.9, 0.999 and eps 1e-8. Both decay every
     parameter, norms and biases too, but for `decay_multipliers`. As in the reference, a parameter with a rate
     multiplier has a schedule of its own, from that many times the rate to the same minimum. With `clip_norm` gradients
-    of a longer L2 norm, over all parameters together, are first cut to that length.
+    of a longer L2 norm, over all parameters together, are first cut to that length. Parameters that `freeze` names are
+    none of the optimiser's: `init` is given all, `update` the gradients of the others and these.
 
     Returns:
       (optax.GradientTransformation, schedule: 0-based step -> float32 rate of a parameter without a multiplier).
 
     Raises:
       ValueError: an optimiser or schedule of another name, or multipliers that are none; at `init`, a pattern of theirs
-        that is found in no parameter.
+        or of `freeze` that is found in no parameter.
     """
     if config.schedule not in SCHEDULES:
         raise ValueError(f"optimizer.schedule is {config.schedule!r}; expected one of {', '.join(SCHEDULES)}")
@@ -110,7 +115,26 @@ def build(config, num_steps: int):
         raise ValueError(f"optimizer.clip_norm is {config.clip_norm}; expected a length, or 0 to cut no gradient")
     if config.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
-    return tx, schedule_of(1.0)
+    return _of_trained(tx, config), schedule_of(1.0)
+
+
+def _of_trained(tx: optax.GradientTransformation, config) -> optax.GradientTransformation:
+    """`tx` with a state of those parameters only that `freeze` leaves; `init` is given all, and checks all patterns."""
+
+    def init(params):
+        if not isinstance(params, Mapping):  # optax's placeholder, by which it finds the slots in a state
+            return tx.init(params)
+        paths = traverse_util.flatten_dict(params, sep="/")
+        for option in ("rate_multipliers", "decay_multipliers"):
+            for pattern, _ in config[option]:
+                if not any(re.search(pattern, path) for path in paths):
+                    raise ValueError(
+                        f"optimizer.{option} has the pattern {pattern!r}, which is found in no parameter; "
+                        f"their paths are like {next(iter(paths))}"
+                    )
+        return tx.init(trained(params, config.freeze))
+
+    return optax.GradientTransformationExtraArgs(init, optax.with_extra_args_support(tx).update)
 
 
 def _by_path(make, config, option: str) -> optax.GradientTransformation:
@@ -127,18 +151,12 @@ def _by_path(make, config, option: str) -> optax.GradientTransformation:
     if not rules:
         return make(1.0)
     multipliers = sorted({1.0} | {multiplier for _, multiplier in rules})
-    return optax.chain(*(optax.masked(make(by), functools.partial(_have, rules, option, by)) for by in multipliers))
+    return optax.chain(*(optax.masked(make(by), functools.partial(_have, rules, by)) for by in multipliers))
 
 
-def _have(rules, option: str, multiplier: float, params):
+def _have(rules, multiplier: float, params):
     """Which parameters have this multiplier, as a tree of booleans like `params`."""
     paths = jax.tree.map_with_path(lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params)
-    for pattern, _ in rules:
-        if not any(pattern.search(path) for path in jax.tree.leaves(paths)):
-            raise ValueError(
-                f"optimizer.{option} has the pattern {pattern.pattern!r}, which is found in no parameter; "
-                f"their paths are like {jax.tree.leaves(paths)[0]}"
-            )
 
     def has(path: str) -> bool:
         return multiplier == next((by for pattern, by in rules if pattern.search(path)), 1.0)

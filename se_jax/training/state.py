@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from se_jax.checkpoints import TRAINED
+from se_jax.models.frozen import merged, part_of
 
 
 class TrainState(NamedTuple):
@@ -14,8 +15,8 @@ class TrainState(NamedTuple):
 
     step: int32 scalar, updates done. params, batch_stats: nested dicts of float32. constants: {collection: its
     variables}, what was measured or fitted before training and stays as it is, e.g. the statistics of run-time
-    equalizers. opt_state: optax's. ema: moving average of params, {}
-    where none is kept.
+    equalizers. opt_state: optax's, of the parameters that are not frozen. ema: moving average of params, {} where none
+    is kept.
     """
 
     step: Any
@@ -50,8 +51,14 @@ def variables(state: TrainState, *, averaged: bool = False) -> dict:
 
 
 def update(state: TrainState, grads, batch_stats, tx, ema_decay: float = 0.0) -> TrainState:
-    """The state after one step of the optax transformation `tx`; `ema` moves to decay * ema + (1 - decay) * params."""
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else {}
+    """The state after one step of the optax transformation `tx`; `ema` moves to decay * ema + (1 - decay) * params.
+
+    Parameters that `grads` lacks are frozen: they, and their average, stay as they are to the bit.
+    """
+    before = part_of(state.params, grads)
+    updates, opt_state = tx.update(grads, state.opt_state, before)
+    after = optax.apply_updates(before, updates)
+    params, ema = merged(state.params, after), state.ema
+    if ema:
+        ema = merged(ema, optax.incremental_update(after, part_of(ema, grads), 1 - ema_decay))
     return state._replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
