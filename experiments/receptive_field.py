@@ -34,7 +34,6 @@ from PIL import Image
 
 from se_jax import parallel
 from se_jax.models.branches import branch_maps, branch_names
-from se_jax.models.segmenter import normalize
 
 RADII = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 HELD = (0.5, 0.9, 0.99)
@@ -93,7 +92,7 @@ def gradient_maps(model, branch: str, variables, images):
         y = branch_maps(model, variables, x)[branch]
         return jnp.sum(jax.nn.relu(y[:, y.shape[1] // 2, y.shape[2] // 2].astype(jnp.float32)))
 
-    return jax.nn.relu(jax.grad(middle)(normalize(images))).sum(-1)
+    return jax.nn.relu(jax.grad(middle)(model.normalize(images))).sum(-1)
 
 
 def _sums(model, branch: str, variables, batch):

@@ -3,6 +3,7 @@
 from ml_collections import config_dict
 
 from se_jax.config import options
+from se_jax.config.normalization import IMAGENET
 from se_jax.config.types import ConfigDict
 
 RENAMED = {"dupsampling_from": "constants_from"}  # option of an earlier version -> its name today
@@ -21,6 +22,8 @@ def complete(stored: ConfigDict) -> ConfigDict:
         if old in given:
             given[new] = given[old]
             del given[old]
+    if "model" in given and "normalization" not in given.model:
+        given.model.normalization = IMAGENET  # earlier versions knew no other
     for part in CONSTRUCTED:
         if "model" in given and part in given.model:
             del config.model[part]

@@ -126,6 +126,9 @@ def model() -> dict:
         "dtype": "float32",  # of the network's computation, or bfloat16; parameters, statistics and loss stay float32
         "remat": False,  # recompute the encoder's activations in the backward pass, to save memory
         "align_corners": False,  # of every bilinear resize, the logits' too
+        # of images, (x - mean) / std, which belongs to the encoder's weights: ((mean of red, green, blue), (std)) on
+        # the scale of 0 to 255. None: what the weights in init_from expect; ImageNet's for a network from chance
+        "normalization": config_dict.placeholder(tuple),
         "encoder": encoder("resnet"),
         "decoder": decoder("aspp"),
         "auxiliary": {"in_index": 2, "channels": 256},

@@ -91,6 +91,16 @@ def span(each: Range) -> Range:
     )
 
 
+def normalization() -> Range:
+    """(mean, std) of three colours."""
+    mean, std = several(number(0, 255), 3, 3), several(number(0, 255, above=True), 3, 3)
+
+    def holds(value) -> bool:
+        return isinstance(value, (tuple, list)) and len(value) == 2 and mean.holds(value[0]) and std.holds(value[1])
+
+    return Range("((mean of red, green, blue), (std of red, green, blue)) on the scale of 0 to 255, std above 0", holds)
+
+
 def _is_whole(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -105,6 +115,10 @@ def _is_multiplier(value) -> bool:
     return number(0, 1e6).holds(value[1])
 
 
+def _is_pattern(value) -> bool:
+    return _is_multiplier((value, 1.0))
+
+
 ANYTHING = Range("anything", lambda value: True)
 FLAG = Range("True or False", lambda value: isinstance(value, bool))
 TEXT = Range("text", lambda value: isinstance(value, str))
@@ -112,6 +126,7 @@ NAMES = Range(
     "names with commas between them, or a sequence of names",
     lambda value: isinstance(value, str) or several(TEXT).holds(value),
 )
+PATTERN = Range("a regular expression, e.g. '^encoder/'", _is_pattern)
 STEPS = whole(1, MOST)
 RATE = number(0, 1, below=True)  # of dropped channels or paths
 SHARE = number(0, 1)
@@ -150,6 +165,7 @@ OPTIONS = {
     "optimizer.clip_norm": FACTOR,
     "optimizer.rate_multipliers": MULTIPLIERS,
     "optimizer.decay_multipliers": MULTIPLIERS,
+    "optimizer.freeze": several(PATTERN),
     "loss.name": part("cross_entropy", "codes", "masks"),
     "loss.average": one_of("valid", "all"),
     "loss.auxiliary_weight": FACTOR,
@@ -203,6 +219,7 @@ OPTIONS = {
     "model.num_classes": whole(1, 255),  # labels are bytes, of which 255 is ignored
     "model.dtype": one_of("float32", "bfloat16"),
     "model.remat": FLAG,
+    "model.normalization": optional(normalization()),
     "model.align_corners": FLAG,
     "model.equalizer.mode": one_of("none", "explicit", "folded"),
     "model.equalizer.statistics": one_of("global", "channel"),

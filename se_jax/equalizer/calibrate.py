@@ -85,7 +85,8 @@ def equalize(
       variables: {'params', 'batch_stats', ...} of the network, also of the same one without equalizers.
       batches: called once a site, returns one pass over the training set. A batch is {'image': uint8 [b, h, w, 3], and
         where the images are padded 'size': int32 [b, 2], and where a batch is filled up 'valid': bool [b]}, whose
-        images are normalised, or whatever the module is called with: an array, or a tuple of arguments.
+        images are normalised (by the module's method `normalize`, as Segmenter's; without one by ImageNet's mean and
+        std), or whatever the module is called with: an array, or a tuple of arguments.
       fresh: like `batches`, other images or other augmentations: each equalized branch is measured once more on them,
         where it should have mean 0 and std 1 within the sampling error. None leaves this out.
       **options: as of `calibrate`.
@@ -96,7 +97,7 @@ def equalize(
     _check_arguments(module, variables, batches)
     first, stream = _first(batches())
     passes = itertools.chain([stream], iter(batches, None))  # the pass that was begun is the first one
-    found = [site for site in find_sites(module, *jax.eval_shape(_inputs, first)) if site.equalized]
+    found = [site for site in find_sites(module, *_shapes(module, first)) if site.equalized]
     modes = {site.mode for site in found}
     if not modes:
         return variables, []
@@ -154,7 +155,7 @@ def calibrate(
     first, stream = _first(batches())
     variables = {name: tree for name, tree in variables.items() if name != "equalizer"}
     statistics, rows = {}, []
-    for site in find_sites(module, *jax.eval_shape(_inputs, first)):
+    for site in find_sites(module, *_shapes(module, first)):
         if not site.equalized:
             continue
         state = {**variables, "equalizer": traverse_util.unflatten_dict(statistics)}
@@ -179,7 +180,7 @@ def measure(module: nn.Module, variables, batches: Batches, *, mesh=None, jit=ja
     """
     _check_arguments(module, variables, batches)
     first, stream = _first(batches())
-    paths = tuple(site.path for site in find_sites(module, *jax.eval_shape(_inputs, first)))
+    paths = tuple(site.path for site in find_sites(module, *_shapes(module, first)))
     measured = _measure(module, variables, stream, paths, mesh=mesh, jit=jit, progress=progress)
     return [row for path in paths for row in _rows(path[-1], measured[path])]
 
@@ -216,7 +217,12 @@ def _first(batches: Iterable) -> tuple[dict, Iterable]:
     return first, itertools.chain([first], stream)
 
 
-def _inputs(batch) -> tuple:
+def _shapes(module, batch):
+    """Of what a module is called with for a batch."""
+    return jax.eval_shape(functools.partial(_inputs, module), batch)
+
+
+def _inputs(module, batch) -> tuple:
     """What a module is called with for a batch."""
     if isinstance(batch, Mapping):
         if getattr(batch.get("image"), "dtype", None) != np.uint8:
@@ -225,7 +231,7 @@ def _inputs(batch) -> tuple:
                 f"a batch has images of {found}; expected 'image': uint8 [batch, height, width, 3], which is "
                 "normalised. What is normalised already is given as an array instead of a dict"
             )
-        return (normalize(batch["image"], batch.get("size")),)
+        return (getattr(module, "normalize", normalize)(batch["image"], batch.get("size")),)
     return batch if isinstance(batch, tuple) else (batch,)
 
 
@@ -249,7 +255,7 @@ def _measure(module, variables, batches, paths, *, mesh, jit, progress) -> dict[
 
 
 def _batch_moments(module, paths, variables, batch):
-    inputs = _inputs(batch)
+    inputs = _inputs(module, batch)
     trains = {"train": True} if "train" in inspect.signature(type(module).__call__).parameters else {}
     _, updates = module.apply(variables, *inputs, **trains, mutable=["moments"])
     found = dict(site_variables(updates["moments"]))

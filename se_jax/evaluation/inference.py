@@ -36,7 +36,6 @@ from se_jax import parallel
 from se_jax.evaluation import geometry
 from se_jax.evaluation.protocol import Protocol, View
 from se_jax.losses.base import IGNORE
-from se_jax.models.segmenter import normalize
 
 MOST_SCORES = 2**30  # numbers, 4 GiB: of one window at stride 1, where scores are not resized logits
 TILE = 2**22  # numbers at most in a tile's scores: large ones are slow to get from the system, small ones to start
@@ -204,12 +203,13 @@ class Inference:
     def _found_segments(self, variables, inputs, size, most):
         """What `segments` finds in the first `size` pixels of uint8 [b, h', w', 3]."""
         images = inputs[:, : size[0], : size[1]]
-        return self.model.segments(self.model.apply(variables, normalize(images)), size, most) | {"image": images}
+        outputs = self.model.apply(variables, self.model.normalize(images))
+        return self.model.segments(outputs, size, most) | {"image": images}
 
     def _logits(self, variables, inputs, size):
         """uint8 [b, h', w', 3] -> float32 logits (or scores) of its first `size` pixels, padded to buckets."""
         height, width = size
-        outputs = self.model.apply(variables, normalize(inputs[:, :height, :width]))
+        outputs = self.model.apply(variables, self.model.normalize(inputs[:, :height, :width]))
         if self.model.linear_scores:
             logits = outputs["logits"]
         else:

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from se_jax import cli
 
 
-def import_file(config, source: str, output: str, layout: str, *, skip_classifier: bool, bgr: bool) -> None:
+def import_file(config, source, output: str, layout: str, *, skip_classifier: bool, bgr: bool) -> None:
     """Fills the network of `config`, or its encoder, and writes output/checkpoints/0 and output/import.json.
 
     Of a whole network also config.json (without equalizers, which no PyTorch checkpoint has) and, where the data set of
@@ -28,7 +28,9 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
 
     from se_jax import checkpoints, parallel, run, run_config
     from se_jax.config import check
+    from se_jax.config.normalization import text
     from se_jax.importers import convert, files
+    from se_jax.importers.packages import locate
     from se_jax.importers.rules import TAP_BIAS
     from se_jax.importers.skip import Skip
     from se_jax.models import build
@@ -38,6 +40,7 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
     folder = pathlib.Path(output)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give another --output")
+    source = locate(source)
     state_dict = files.read(source)
     # no PyTorch network has equalizers, but an exported one may have them in its weights
     config.model.equalizer.mode = "folded" if any(name.endswith(f".{TAP_BIAS}") for name in state_dict) else "none"
@@ -52,6 +55,7 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
         skip.check("/".join(key[1:]) for key in traverse_util.flatten_dict(variables))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+    config.model.normalization = config.model.normalization or done.normalization
     filled = done.variables if whole else {name: {"encoder": part} for name, part in done.variables.items()}
     checkpoints.save_variables(folder, jax.device_get(filled))
     with open(source, "rb") as file:
@@ -64,10 +68,13 @@ def import_file(config, source: str, output: str, layout: str, *, skip_classifie
         "skipped": done.skipped,
         "kept": done.kept,
         "adapted": done.adapted,
+        "normalization": config.model.normalization,
         "model": json.loads(config.model.to_json()),
     }
     run.write_json(folder / run.IMPORT, facts)
     describe(done, "network" if whole else "encoder")
+    used, expected = (text(each) for each in (config.model.normalization, done.normalization))
+    print(f"images are normalised by {used}" + ("" if used == expected else f", though such weights expect {expected}"))
     if whole:
         run_config.write(folder, config)
         _write_labels(folder, config)
@@ -119,7 +126,7 @@ def export_file(workdir: str, path: str, layout: str, *, plain: bool = False) ->
         model, variables = model.with_equalizer(mode="none"), without_borders(variables)
         print(_difference(config, given, (model, variables)))
     tensors = convert.export_weights(model, variables, "mmseg" if layout == "auto" else layout)
-    files.write(path, tensors)
+    files.write(path, tensors, model.normalization)
     borders = [name for name in tensors if name.endswith(".tap_bias")]
     print(f"{len(tensors)} tensors written to {path}")
     if borders:
@@ -134,11 +141,9 @@ def _difference(config, exact, plain) -> str:
     import jax
     import numpy as np
 
-    from se_jax.models import normalize
-
     image, what = _image(config)
     logits = [
-        np.asarray(jax.jit(_scores, static_argnums=0)(model, variables, normalize(image[None])))
+        np.asarray(jax.jit(_scores, static_argnums=0)(model, variables, model.normalize(image[None])))
         for model, variables in (exact, plain)
     ]
     apart = np.abs(logits[1] - logits[0])

@@ -8,6 +8,7 @@ import numpy as np
 from flax import traverse_util
 
 from se_jax.checkpoints import TRAINED
+from se_jax.config.normalization import Normalization
 from se_jax.importers import adapt, files, tables
 from se_jax.importers.rules import Leaf, Table
 from se_jax.models import Segmenter
@@ -40,6 +41,7 @@ class Imported(NamedTuple):
       skipped: its other tensors -> why they did not.
       kept: our variables, as paths, that had no tensor and keep their initial values.
       adapted: our variables whose tensor had another size -> what was done to it.
+      normalization: of the images that the checkpoint's encoder expects; see `normalization`.
     """
 
     variables: dict
@@ -48,6 +50,7 @@ class Imported(NamedTuple):
     skipped: dict[str, str]
     kept: tuple[str, ...]
     adapted: dict[str, str]
+    normalization: Normalization | None
 
 
 class Place(NamedTuple):
@@ -141,7 +144,28 @@ def match(
         for key, (place, tensors) in filled.items()
     }
     new = traverse_util.unflatten_dict(_flat(variables) | values)
-    return Imported(new, layout, len(used), skipped, tuple(kept), adapted)
+    expected = _normalization(parts, layout, state_dict, bgr)
+    return Imported(new, layout, len(used), skipped, tuple(kept), adapted, expected)
+
+
+def normalization(model, state_dict: dict[str, np.ndarray], variables: dict, *, bgr: bool = False):
+    """((mean of red, green, blue), (std)) of the images that a checkpoint's encoder expects; None of a head alone.
+
+    The checkpoint says so itself, by tensors `pixel_mean` and `pixel_std`, or its layout's table does. Arguments as of
+    `match`.
+    """
+    layout, parts, _ = _choose_layout(model, state_dict, variables, "auto")
+    return _normalization(parts, layout, state_dict, bgr)
+
+
+def _normalization(parts: dict, layout: str, state_dict: dict, bgr: bool) -> Normalization | None:
+    if all(name in state_dict for name in files.PIXELS):
+        mean, std = (np.ravel(state_dict[name]).tolist() for name in files.PIXELS)
+        return (tuple(mean[::-1]), tuple(std[::-1])) if bgr else (tuple(mean), tuple(std))
+    encoder = parts.get("encoder") or parts.get("")
+    if encoder is None or isinstance(encoder[1], tables.HEADS):
+        return None
+    return _table(encoder[1], layout).normalization
 
 
 def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, np.ndarray]:

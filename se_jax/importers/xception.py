@@ -1,5 +1,6 @@
 """Xception, by the names of timm's xception41, xception65 and xception71."""
 
+from se_jax.config.normalization import INCEPTION
 from se_jax.importers.rules import CONV, NORM, Rule, Table
 
 
@@ -19,4 +20,5 @@ def timm(encoder) -> Table:
         Rule("blocks.{}.shortcut.conv", "blocks_{}/shortcut/conv", CONV),
         Rule("blocks.{}.shortcut.bn", "blocks_{}/shortcut/bn", NORM),
     )
-    return Table(rules, {r"head\..*": "ImageNet classifier"}, stem="stem_0/conv")
+    skipped = {r"head\..*": "ImageNet classifier"}
+    return Table(rules, skipped, stem="stem_0/conv", normalization=INCEPTION)

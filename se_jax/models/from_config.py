@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from se_jax.config.check import check, check_types
 from se_jax.config.lookup import lookup
+from se_jax.config.normalization import IMAGENET, Normalization
 from se_jax.equalizer.fusion import Equalizer
 from se_jax.models import decoders, encoders
 from se_jax.models.segmenter import Segmenter
@@ -57,7 +58,13 @@ def build(config) -> Segmenter:
     if config.get("auxiliary"):
         options = {"name": "fcn", "num_convs": 1, "concat_input": False, **config.auxiliary}
         auxiliary = _construct("model.auxiliary", options, {"fcn": decoders.FCNHead}, **shared)
-    return Segmenter(encoder, decoder, auxiliary)
+    return Segmenter(encoder, decoder, auxiliary, _normalization(config.get("normalization")))
+
+
+def _normalization(given) -> Normalization:
+    """ImageNet's where the config names none: a network that starts from no weights."""
+    mean, std = IMAGENET if given is None else given
+    return tuple(mean), tuple(std)
 
 
 def _sites(sites) -> tuple[str, ...] | None:

@@ -7,11 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from se_jax.config.normalization import IMAGENET, Normalization
 from se_jax.models.decoders.base import Decoder
-
-# ImageNet's mean and standard deviation on the 0..255 scale, RGB: the reference's preprocessing
-MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
 def check_images(images, who: str) -> None:
@@ -28,15 +25,19 @@ def check_images(images, who: str) -> None:
         raise ValueError(f"{who} got images of shape {list(shape)}; expected [batch, height, width, 3]{advice}")
 
 
-def normalize(images, sizes=None):
+def normalize(images, sizes=None, normalization: Normalization = IMAGENET):
     """Normalises RGB images [b, h, w, 3] of 0..255 to float32 of about zero mean and unit variance.
+
+    As a network's weights expect it: `network.normalize(images)`.
 
     Args:
       sizes: int32 [b, 2], (h, w) of each image without its padding at the bottom and right; padding becomes 0 *after*
         normalisation, as in the reference's SegDataPreProcessor. None where nothing is padded.
+      normalization: (mean, std) of red, green and blue on the scale of 0 to 255; ImageNet's are the reference's.
     """
     check_images(images, "normalize")
-    x = (images.astype(jnp.float32) - MEAN) / STD
+    mean, std = np.asarray(normalization, np.float32)
+    x = (images.astype(jnp.float32) - mean) / std
     if sizes is None:
         return x
     rows = jnp.arange(x.shape[1]) < sizes[:, :1]
@@ -52,6 +53,9 @@ class Segmenter(nn.Module):
     With `train=True` BatchNorm uses the batch's statistics, dropout acts if a 'dropout' key is given, and the auxiliary
     head, where there is one, adds {'auxiliary': logits at its own resolution}.
 
+    Attributes:
+      normalization: (mean, std) of the colours by which the encoder's weights want images normalised; `normalize` does.
+
     Raises:
       ValueError: a part is no module of its kind; in a call, images of another shape, or that are not normalised.
     """
@@ -59,6 +63,7 @@ class Segmenter(nn.Module):
     encoder: nn.Module
     decoder: Decoder
     auxiliary: Decoder | None = None
+    normalization: Normalization = IMAGENET
 
     def __post_init__(self):
         parts = {"encoder": (self.encoder, nn.Module), "decoder": (self.decoder, Decoder)}
@@ -72,6 +77,10 @@ class Segmenter(nn.Module):
                     "config.model.encoder.name"
                 )
         super().__post_init__()
+
+    def normalize(self, images, sizes=None):
+        """RGB images [b, h, w, 3] of 0..255 as the weights expect them; see the function `normalize`."""
+        return normalize(images, sizes, self.normalization)
 
     @property
     def num_classes(self) -> int:
@@ -120,7 +129,7 @@ class Segmenter(nn.Module):
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(
                 f"Segmenter got {images.dtype} images; expected normalised ones, of floating point: "
-                "se_jax.normalize(images)"
+                "network.normalize(images)"
             )
         height, width = images.shape[1:3]
         ends = [(0, side - have) for side, have in zip(self._padded((height, width)), (height, width), strict=True)]

@@ -55,6 +55,7 @@ def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_
         stack.enter_context(run.full_disk_told(workdir, saved))
         if lead:
             stack.enter_context(run.lock(workdir))
+        config = start.with_normalization(config, workdir)
         run_config.check(workdir, config)
         asked = stack.enter_context(preemption())
         return _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics)

@@ -1,20 +1,26 @@
 """What a run starts from: options that can be, and the state before its first step."""
 
+import copy
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import logging
 
 import data_pipelines
-from se_jax import constants, parallel, run
+from se_jax import constants, parallel, run, run_config
 from se_jax.config import check as options
+from se_jax.config import normalization
+from se_jax.config.types import ConfigDict
 from se_jax.equalizer import calibrate
 from se_jax.equalizer.sites import check_sites, find_sites, identity_statistics
 from se_jax.evaluation import protocol
 from se_jax.evaluation.metrics import numbers
-from se_jax.importers import is_folded, start_from
+from se_jax.importers import is_folded, normalization_of, start_from
+from se_jax.models import build
+from se_jax.models.frozen import frozen
 from se_jax.training import state as train_state
 from se_jax.training.step import stream
 
@@ -71,6 +77,36 @@ def _stride(config) -> int:
     return config.model.encoder.get("output_stride", 32)
 
 
+def with_normalization(config, workdir) -> ConfigDict:
+    """The same config with model.normalization filled in where it is None, by the first that says it.
+
+    The run in `workdir`; the weights in init_from; ImageNet's for a network from chance. What is chosen is logged, and
+    so is a value that is given where the weights say another.
+
+    Raises:
+      FileNotFoundError, ValueError: weights that cannot be read.
+    """
+    given, config = config.model.normalization, copy.deepcopy(config)
+    if (workdir / run.CONFIG).exists():
+        config.model.normalization = given or run_config.load(workdir).model.normalization
+        return config
+    found = config.init_from and normalization_of(config.init_from, build(config.model), config.data.crop)
+    if given and found and not np.allclose(given, found):
+        logging.warning(
+            "model.normalization is %s, but the weights of %s expect %s. What is given is used",
+            *(normalization.text(given), config.init_from, normalization.text(found)),
+        )
+    elif config.init_from and not given:
+        why = "as its weights expect" if found else "ImageNet's, as nothing there says what its weights expect"
+        logging.log(
+            logging.INFO if found else logging.WARNING,
+            "Images for the weights of %s are normalised by %s, %s; --config.model.normalization says otherwise",
+            *(config.init_from, normalization.text(found or normalization.IMAGENET), why),
+        )
+    config.model.normalization = given or found or normalization.IMAGENET
+    return config
+
+
 def blank_state(config, model, tx: optax.GradientTransformation, mesh) -> train_state.TrainState:
     """The state's shapes and where it lies: jax.ShapeDtypeStructs with shardings."""
 
@@ -81,7 +117,7 @@ def blank_state(config, model, tx: optax.GradientTransformation, mesh) -> train_
         return train_state.create(variables, tx, keep_ema=config.ema_decay > 0)
 
     blank = jax.eval_shape(create)
-    layout = parallel.state_shardings(mesh, blank, tx)
+    layout = parallel.state_shardings(mesh, blank, tx, config.optimizer.freeze)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), blank, layout)
 
 
@@ -127,15 +163,16 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
     def check_passes():
         return passes(config.seed + 1, config.calibration.check_images)
 
-    variables, rows = calibrate.equalize(
-        model,
-        variables,
-        batches=lambda: passes(config.seed, config.calibration.max_images),
-        fresh=check_passes if config.calibration.check_images else None,
-        mesh=mesh,
-        jit=parallel.jit,
-        progress=_show,
-    )
+    with frozen(config.optimizer.freeze):  # what training will see
+        variables, rows = calibrate.equalize(
+            model,
+            variables,
+            batches=lambda: passes(config.seed, config.calibration.max_images),
+            fresh=check_passes if config.calibration.check_images else None,
+            mesh=mesh,
+            jit=parallel.jit,
+            progress=_show,
+        )
     return parallel.jit_once(create, out_shardings=layout)(variables), rows
 
 

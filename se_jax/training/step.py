@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from se_jax.models.segmenter import normalize
+from se_jax.models.frozen import frozen, merged, trained
 from se_jax.training import state as train_state
 
 
@@ -28,11 +28,15 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config, l
     and 'metrics', their states.
     """
 
-    def loss_of(params, batch_stats, constants, keys, part, normalizers):
-        variables = {"params": params, "batch_stats": batch_stats, **constants}
-        images = normalize(part["image"], part["size"])
+    freeze = config.optimizer.freeze
+
+    def loss_of(part_trained, params, batch_stats, constants, keys, part, normalizers):
+        # gradients are of what is trained only: nothing of the rest's backward pass is computed
+        variables = {"params": merged(params, part_trained), "batch_stats": batch_stats, **constants}
+        images = model.normalize(part["image"], part["size"])
         rngs = {"dropout": keys["dropout"]}
-        outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        with frozen(freeze):
+            outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
         terms = {}
         for i, (loss, normalizer) in enumerate(zip(losses, normalizers, strict=True)):
             terms |= loss(outputs, constants, part, normalizer, jax.random.fold_in(keys["loss"], i))
@@ -53,7 +57,8 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config, l
 
         def gradients(batch_stats, keys, part):
             gradient = jax.grad(loss_of, has_aux=True)
-            return gradient(state.params, batch_stats, state.constants, keys, part, normalizers)
+            params = state.params
+            return gradient(trained(params, freeze), params, batch_stats, state.constants, keys, part, normalizers)
 
         if config.accumulate == 1:
             grads, (batch_stats, measured) = gradients(state.batch_stats, keys, batch)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from se_jax.config.normalization import INCEPTION
 from se_jax.equalizer import calibrate
 from se_jax.equalizer.fusion import Equalizer, Fusion, FusionConv
 from se_jax.equalizer.sites import find_sites
@@ -106,7 +107,7 @@ def test_moments_do_not_depend_on_the_grouping(data, channels, offset):
 
 def test_statistics_are_those_of_the_resized_branches():
     """Against numpy in float64, on what a plain PSPHead concatenates."""
-    model = tiny.network("psp", "explicit")
+    model = tiny.network("psp", "explicit").clone(normalization=INCEPTION)
     variables = fresh(model)
     _, rows = calibrate.calibrate(model, variables, lambda: BATCHES[:1])
 
@@ -119,7 +120,7 @@ def test_statistics_are_those_of_the_resized_branches():
         mutable=["intermediates"],
         capture_intermediates=concatenated,
     )
-    _, state = jax.jit(forward)(variables, normalize(jnp.asarray(BATCHES[0]["image"])))
+    _, state = jax.jit(forward)(variables, model.normalize(jnp.asarray(BATCHES[0]["image"])))
     fused = np.asarray(jax.tree.leaves(state["intermediates"])[0], np.float64)
     widths = [32] + [8] * 4
     for row, branch in zip(rows, np.split(fused, np.cumsum(widths)[:-1], axis=-1), strict=True):

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from se_jax import parallel
 from se_jax.config import options as defaults
+from se_jax.config.normalization import INCEPTION
 from se_jax.evaluation import geometry, inference
 from se_jax.evaluation.protocol import Protocol, View, check, input_size, protocol
 from se_jax.importers.convert import import_weights
@@ -106,6 +107,7 @@ class Sampler:
     num_classes: int = 3
 
     linear_scores, probabilities = True, staticmethod(jax.nn.softmax)
+    normalize = staticmethod(functools.partial(normalize, normalization=INCEPTION))
 
     def apply(self, variables, images):
         return {"logits": images[:, ::4, ::4]}
@@ -210,6 +212,7 @@ def test_sides_are_rounded_up_by_a_second_resize_as_the_references():
     jax.effects_barrier()
     twice = inference._fit(image, *map(geometry.taps, (24, 36), (40, 60)))
     twice = inference._fit(twice, *map(geometry.taps, (40, 60), (48, 64)))
+    normalize = Sampler.normalize
     one_level = 1.01 * np.ptp(normalize(np.array([0, 1])[:, None, None, None] * np.ones(3)), axis=0).max()
     assert np.abs(seen[0] - normalize(twice)).max() <= one_level
     once = inference._fit(image, *map(geometry.taps, (24, 36), (48, 64)))
@@ -221,7 +224,7 @@ def test_logits_are_resized_to_the_input_then_to_the_image_as_the_network_aligns
     programs = inference.build(Sampler(align_corners), Protocol())
     image = pictures((24, 32))[0]
     found = assembled(programs, {}, image, views=[View((24, 32))], size=(30, 20))
-    expected = resize(resize(normalize(image)[:, ::4, ::4], (24, 32), align_corners), (30, 20), align_corners)
+    expected = resize(resize(Sampler.normalize(image)[:, ::4, ::4], (24, 32), align_corners), (30, 20), align_corners)
     np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
 
 
@@ -237,7 +240,7 @@ def test_windows_are_averaged_where_they_meet_and_mirrored_back(stride):
     image = pictures((37, 26))[0]
     for mirrored in (False, True):
         found = assembled(programs, {}, image, views=[View((37, 26), mirrored)])
-        np.testing.assert_allclose(found, normalize(image), atol=1e-5)
+        np.testing.assert_allclose(found, Sampler.normalize(image), atol=1e-5)
 
 
 def test_sizes_that_a_network_cannot_take_are_refused_before_it_is_trained():

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from se_jax import checkpoints, run_config
 from se_jax.config import recipes
+from se_jax.config.normalization import IMAGENET
 from se_jax.importers import __main__ as command
 from se_jax.importers import export_weights, files, import_weights, is_folded, start_from
 from se_jax.importers.skip import Skip
@@ -64,6 +65,7 @@ def test_a_whole_network_there_and_back(config, tmp_path, capsys):
     assert len(json.loads((tmp_path / "imported" / "labels.json").read_text())["names"]) == 9
     command.export_file(tmp_path / "imported", tmp_path / "back.safetensors", "auto")
     back = files.read(tmp_path / "back.safetensors")
+    np.testing.assert_allclose([back.pop(name) for name in files.PIXELS], IMAGENET)  # whose weights, whose images
     assert back.keys() == exported.keys()
     assert all(np.array_equal(back[name], exported[name]) for name in exported)
 

