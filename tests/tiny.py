@@ -13,7 +13,9 @@ from se_jax.models import (
     EfficientNet,
     ESegHead,
     FCNHead,
+    FPNHead,
     HRNet,
+    LinkNetHead,
     Mask2FormerHead,
     MixVisionTransformer,
     MobileNetV2,
@@ -24,6 +26,7 @@ from se_jax.models import (
     SepASPPHead,
     Swin,
     Twins,
+    UNetHead,
     UPerHead,
     VWFormerHead,
     VWMask2FormerHead,
@@ -44,6 +47,9 @@ HEADS = {
     "psp": (PSPHead(CLASSES, channels=8), 8),
     "sep_aspp": (SepASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6), c1_channels=4), 8),
     "segformer": (SegformerHead(CLASSES, channels=8), 32),
+    "unet": (UNetHead(CLASSES, channels=32), 32),
+    "fpn": (FPNHead(CLASSES, channels=8, segmentation_channels=32), 32),
+    "linknet": (LinkNetHead(CLASSES, channels=4), 32),
     "uper": (UPerHead(CLASSES, channels=8), 32),
     "vwformer": (VWFormerHead(CLASSES, channels=64, c1_channels=4), 32),
     "mask2former": (Mask2FormerHead(CLASSES, **QUERIES, **PIXELS), 32),
@@ -67,6 +73,9 @@ ENCODERS = {
     "xception": Xception(entry=((4, 2), (8, 2), (8, 2)), middle=1, exit=((8, 8, 8), (8, 8, 8))),
 }
 
+# head -> width of its ResNet, where a quarter of 4 channels is too few
+WIDTHS = {"linknet": 16}
+
 # head -> sides of the images it is tested with, where it cannot take all; the first is trained and calibrated with
 SIDES = {"vwformer": (128, 64), "mask2former": (64, 96), "vw_mask2former": (128, 64)}
 
@@ -77,12 +86,12 @@ def sides(name: str) -> tuple[int, int]:
 
 
 def network(name: str, mode: str = "none", auxiliary: bool = False, **equalizer) -> Segmenter:
-    """The head of that name on a ResNet-18 of width 4, or the encoder of that name under a SegFormer head."""
+    """The head of that name on a small ResNet-18, or the encoder of that name under a SegFormer head."""
     if name in ENCODERS:
         encoder, decoder = ENCODERS[name], HEADS["segformer"][0]
     else:
         decoder, output_stride = HEADS[name]
-        encoder = ResNet(18, width=4, output_stride=output_stride)
+        encoder = ResNet(18, width=WIDTHS.get(name, 4), output_stride=output_stride)
     extra = FCNHead(CLASSES, channels=4, in_index=2, num_convs=1, concat_input=False) if auxiliary else None
     return Segmenter(encoder, decoder, extra).with_equalizer(mode=mode, **equalizer)
 

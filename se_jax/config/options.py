@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
         "name": "cross_entropy",
         "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
         "auxiliary_weight": 0.4,
+        "label_smoothing": 0.0,  # share of a label that is spread over all classes, in the decoder's cross entropy
         "class_weights": (),  # of every class, in both losses, which are then divided by the pixels' weights
         # of the decoder's loss, the hardest pixels only; mmsegmentation's OHEMPixelSampler
         "ohem": {
@@ -52,6 +53,10 @@ def get_config() -> ConfigDict:
             "no_object": 0.1,  # weight of a query that is matched with no class
         },
     }
+    # of the decoder, the weighted sum of these in the place of `loss` alone: {"cross_entropy": 1.0, "dice": 0.5}; names
+    # are cross_entropy (what `loss` says), dice, tversky, lovasz, focal and binary_cross_entropy; instead of a weight
+    # there may be options, {"tversky": {"weight": 0.5, "alpha": 0.3}}, see docs/options.md
+    config.losses = ConfigDict()
     config.calibration = {
         "max_images": config_dict.placeholder(int),  # None: the whole training set
         "check_images": 64,  # on which the equalized branches are then checked; 0: no check
@@ -159,7 +164,7 @@ def encoder(name: str, **changes) -> dict:
         "mit": {"variant": "b0", "width": whole(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
         "mobilenetv2": {"width": 1.0, "output_stride": 8},  # width: a multiplier; 8 or 32
         "resnet": {
-            "depth": 50,  # 18, 34, 50 or 101
+            "depth": 50,  # 18, 34, 50, 101 or 152
             "variant": "v1c",  # v1b, v1c, v1d or beta
             "output_stride": 8,  # 8, 16 or 32
             "width": 64,  # channels of the first stage
@@ -184,7 +189,7 @@ def encoder(name: str, **changes) -> dict:
 
 
 def decoder(name: str, **changes) -> dict:
-    """config.model.decoder: mmsegmentation's standard form of a head, for an encoder of output stride 8; ESeg-S's."""
+    """config.model.decoder: a head's standard form: mmsegmentation's, for an encoder of output stride 8; ESeg-S's; smp's."""
     mask2former = {
         "channels": 256,
         "mask_channels": config_dict.placeholder(int),  # None: as many
@@ -220,6 +225,9 @@ def decoder(name: str, **changes) -> dict:
             "dilations": (1, 6, 12, 18),
         },
         "fcn": {"num_convs": 2, "kernel_size": 3, "concat_input": True, "resize_concat": False},
+        # segmentation_models_pytorch's; of their channels, those of the pyramid, of the last and of the first block
+        "fpn": {"channels": 256, "segmentation_channels": 128, "dropout": 0.2},
+        "linknet": {"channels": 32, "blocks": 5, "dropout": 0.0},
         "mask2former": mask2former,
         "psp": {"pool_scales": (1, 2, 3, 6)},
         "segformer": {"channels": 256},
@@ -231,6 +239,8 @@ def decoder(name: str, **changes) -> dict:
             "bottleneck_size": 3,
             "dense": False,
         },
+        # blocks: one for each map but the coarsest, and those that double the resolution further
+        "unet": {"channels": 256, "blocks": 5, "upsample": "nearest", "dropout": 0.0},
         "uper": {"pool_scales": (1, 2, 3, 6)},
         "vw_mask2former": mask2former | {"variant": "a", "vw_channels": 512, "vw_heads": 16, "low_channels": 48},
         "vwformer": {

@@ -170,6 +170,7 @@ OPTIONS = {
     "loss.average": one_of("valid", "all"),
     "loss.auxiliary_weight": FACTOR,
     "loss.class_weights": several(FACTOR),
+    "loss.label_smoothing": number(0, 1, below=True),
     "loss.ohem.min_kept": whole(0, MOST),
     "loss.ohem.threshold": optional(SHARE),
     "loss.masks.targets": optional(whole(1, 255)),
@@ -309,6 +310,7 @@ _HEAD = {"channels": WIDTH, "dropout": RATE}
 _DILATIONS = several(whole(1, 1024), 1, 64, distinct=True)
 _KERNEL = Range("an odd whole number of 1 to 63", lambda value: whole(1, 63).holds(value) and value % 2 == 1)
 _POOLS = several(whole(1, 1024), 1, 64, distinct=True)
+_BLOCKS = whole(1, 10)
 _QUERIES = {
     "mask_channels": optional(WIDTH),
     "queries": whole(1, 4096),
@@ -346,6 +348,8 @@ DECODERS = {
         "concat_input": FLAG,
         "resize_concat": FLAG,
     },
+    "fpn": {"segmentation_channels": WIDTH},
+    "linknet": {"blocks": _BLOCKS},
     "mask2former": _QUERIES,
     "psp": {"in_index": INDEX, "pool_scales": _POOLS},
     "segformer": {},
@@ -357,6 +361,7 @@ DECODERS = {
         "bottleneck_size": _KERNEL,
         "dense": FLAG,
     },
+    "unet": {"blocks": _BLOCKS, "upsample": one_of("nearest", "bilinear")},
     "uper": {"pool_scales": _POOLS},
     "vw_mask2former": _QUERIES | {"variant": TEXT, "vw_channels": WIDTH, "vw_heads": WIDTH, "low_channels": WIDTH},
     "vwformer": {
@@ -369,6 +374,20 @@ DECODERS = {
     },
 }
 DECODERS = {name: _HEAD | fields for name, fields in DECODERS.items()}
+# config.losses: options of each loss beside its weight; 'cross_entropy' has those of config.loss
+_ACTIVATION = one_of("softmax", "sigmoid")
+_REGION = {"alpha": FACTOR, "beta": FACTOR, "smooth": FACTOR, "activation": _ACTIVATION}
+_FOCAL = {"gamma": number(0, 100), "alpha": optional(SHARE), "activation": _ACTIVATION}
+_AVERAGE = {"average": one_of("valid", "all")}
+LOSSES = {
+    "binary_cross_entropy": _AVERAGE | {"alpha": optional(SHARE)},
+    "cross_entropy": {},
+    "dice": {"smooth": FACTOR, "activation": _ACTIVATION},
+    "focal": _AVERAGE | _FOCAL,
+    "lovasz": {},
+    "tversky": _REGION,
+}
+LOSSES = {name: {"weight": FACTOR} | fields for name, fields in LOSSES.items()}
 # config.model's parts, and which names they may have
 PARTS = {"encoder": ENCODERS, "decoder": DECODERS, "auxiliary": {"fcn": DECODERS["fcn"]}}
 # What a decoder of somebody else's has of `se_jax.Decoder`

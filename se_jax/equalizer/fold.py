@@ -14,6 +14,10 @@ A sum of two branches is [(x_1 - mean_1) std_2 / std_1 + x_2 - mean_2] / std_2. 
 site's own (NormedSumConv), the scale and bias of that take all of the bracket but x_2, and the kernel behind the sum
 takes the rest. Zeros of the padding are the same zeros before and after: no border is left.
 
+Where all branches but one, b, come out of a norm and a ReLU of the site's own (BlockSumConv), their norms take
+std_b / std_i (1 / std_i where there is no b), which a ReLU lets through, and the kernel behind the sum takes 1 / std_b.
+The shifts, summed, are the convolution's `tap_bias` as above.
+
 `fold_weights` does the like for sums with learnt weights: their normalisation is computed once and for all.
 """
 
@@ -28,6 +32,7 @@ from flax import traverse_util
 from se_jax.equalizer.fusion import (
     BRANCH_NORM,
     CONSTANT_WEIGHTS,
+    LAST_BLOCK,
     LEARNT_WEIGHTS,
     normalize_weights,
     ordered_branches,
@@ -70,6 +75,8 @@ def fold(variables):
         holder = _holder(params, path)
         if BRANCH_NORM in holder:
             holder[BRANCH_NORM], convolution["kernel"] = fold_sum(holder[BRANCH_NORM], convolution["kernel"], site)
+        elif any(name.startswith(LAST_BLOCK) for name in holder):
+            fold_blocks(holder, convolution, site)
         else:
             convolution.update(fold_site(convolution["kernel"], site))
     return {**{name: value for name, value in variables.items() if name != "equalizer"}, "params": params}
@@ -92,7 +99,7 @@ def fold_site(kernel, site) -> dict[str, jax.Array]:
 
 
 def without_borders(variables):
-    """Folded variables as a network without equalizers takes them: the border terms go into the BatchNorms behind.
+    """Folded variables as a network without equalizers takes them: border terms go into biases, or BatchNorms behind.
 
     The same function but along the border, where a tap outside of the map should not count and now does: there, and as
     far as later layers carry it, the outputs differ.
@@ -101,13 +108,16 @@ def without_borders(variables):
       variables: {'params', 'batch_stats', ...} of a folded network, as nested dicts; left as they are.
 
     Raises:
-      ValueError: no BatchNorm follows a convolution with a border term.
+      ValueError: a convolution with a border term has no bias, and no BatchNorm follows.
     """
     flat: dict[tuple[str, ...], Any] = dict(
         traverse_util.flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     )
     for key in [key for key in flat if key[-1] == "tap_bias"]:
-        mean = ("batch_stats", *key[1:-2], "bn", "mean")
+        mean, bias = ("batch_stats", *key[1:-2], "bn", "mean"), (*key[:-1], "bias")
+        if bias in flat:
+            flat[bias] = flat[bias] + flat.pop(key).sum((0, 1))
+            continue
         if mean not in flat:
             raise ValueError(f"the border term of {'/'.join(key[1:-1])} has no BatchNorm behind it to go into")
         flat[mean] = flat[mean] - flat.pop(key).sum((0, 1))
@@ -127,6 +137,26 @@ def fold_sum(norm, kernel, site):
     ratio = second["std"] / first["std"]
     bias = (norm["bias"] - first["mean"]) * ratio - second["mean"]
     return {"scale": norm["scale"] * ratio, "bias": bias}, kernel / second["std"][:, None]
+
+
+def fold_blocks(holder: dict, convolution: dict, site) -> None:
+    """Folds the statistics of a sum into its branches' last blocks and the convolution behind, in place.
+
+    holder: parameters of the BlockSumConv. convolution: {'kernel': [kh, kw, c, out], ...}, of its block.
+    """
+    norms, scale, shift = {}, 1.0, 0.0
+    for key, statistics in ordered_branches(site):
+        last = holder.get(LAST_BLOCK + key.partition("_")[2])
+        shift = shift + statistics["mean"] / statistics["std"]
+        if last is None:
+            scale = statistics["std"]
+        else:
+            norms[key] = next(norm for name, norm in last.items() if name in ("bn", "gn"))
+    for key, norm in norms.items():
+        norm.update({name: norm[name] * (scale / site[key]["std"]) for name in ("scale", "bias")})
+    kernel = convolution["kernel"]
+    tap_bias = -jnp.einsum("klio,i->klo", kernel, shift, precision=jax.lax.Precision.HIGHEST)
+    convolution.update(kernel=kernel / jnp.broadcast_to(scale, shift.shape)[:, None], tap_bias=tap_bias)
 
 
 def fold_weights(variables):

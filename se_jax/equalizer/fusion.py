@@ -23,7 +23,15 @@ import jax
 import jax.numpy as jnp
 
 from se_jax.models.initializers import kaiming_normal
-from se_jax.models.layers import ConvBlock, GroupNorm, SeparableConvBlock, resize
+from se_jax.models.layers import (
+    UPSAMPLES,
+    ChannelDropout,
+    ConvBlock,
+    GroupNorm,
+    SeparableConvBlock,
+    resize,
+    resize_nearest,
+)
 
 MODES = ("none", "explicit", "folded")
 STATISTICS = ("global", "channel")
@@ -34,6 +42,7 @@ OPERATIONS = ("concat", "sum", "identity", *WEIGHTINGS)
 FAST_EPSILON = 1e-4
 LEARNT_WEIGHTS = {"fast_weights": "fast", "softmax_weights": "softmax"}  # parameter -> how it is normalised
 BRANCH_NORM = "branch_norm"  # of the first branch of a NormedSumConv
+LAST_BLOCK = "last_"  # and a branch's name: its last convolution block in a BlockSumConv
 CONSTANT_WEIGHTS = "weights"  # the parameter in their place once they are folded, see `equalizer.fold.fold_weights`
 
 
@@ -123,17 +132,21 @@ class Fusion(nn.Module):
       operation: 'concat' (along channels), 'sum', a sum with learnt weights (one of WEIGHTINGS; all start at 1), or
         'identity', which fuses nothing but equalizes maps that other sites will fuse.
       default: whether the site is equalized where the equalizer names no sites.
+      upsample: how branches are resized, 'bilinear' or 'nearest', which leaves their variance as it is; equalizing
+        commutes with both.
     """
 
     equalizer: Equalizer = Equalizer()
     operation: str = "concat"
     align_corners: bool = False
     default: bool = True
+    upsample: str = "bilinear"
     dtype: Any = jnp.float32
 
     def __post_init__(self):
-        if self.operation not in OPERATIONS:
-            raise ValueError(f"Fusion operation is {self.operation!r}; expected one of {', '.join(OPERATIONS)}")
+        for field, allowed in (("operation", OPERATIONS), ("upsample", UPSAMPLES)):
+            if (value := getattr(self, field)) not in allowed:
+                raise ValueError(f"Fusion {field} is {value!r}; expected one of {', '.join(allowed)}")
         if not isinstance(self.equalizer, Equalizer):
             raise ValueError(
                 f"Fusion equalizer is {self.equalizer!r}; expected a se_jax.Equalizer, e.g. Equalizer('explicit')"
@@ -161,7 +174,9 @@ class Fusion(nn.Module):
         return jnp.concatenate(resized, axis=-1) if self.operation == "concat" else sum(resized)
 
     def _to_grid(self, x, size: tuple[int, int] | None):
-        return (x if size is None else resize(x, size, self.align_corners)).astype(self.dtype)
+        if size is not None:
+            x = resize_nearest(x, size) if self.upsample == "nearest" else resize(x, size, self.align_corners)
+        return x.astype(self.dtype)
 
     def _weights(self, branches: dict[str, Any]):
         """The normalised weights of the branches, [n] or [n, c]."""
@@ -203,12 +218,18 @@ class FusionConv(nn.Module):
     equalizer: Equalizer = Equalizer()
     align_corners: bool = False
     default: bool = True
+    upsample: str = "bilinear"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, branches: dict[str, Any], size: tuple[int, int], train: bool = False):
         fusion = Fusion(
-            self.equalizer, align_corners=self.align_corners, default=self.default, dtype=self.dtype, name=self.site
+            self.equalizer,
+            align_corners=self.align_corners,
+            default=self.default,
+            upsample=self.upsample,
+            dtype=self.dtype,
+            name=self.site,
         )
         options = {} if self.separable else {"norm": self.norm, "kernel_init": self.kernel_init}
         block = (SeparableConvBlock if self.separable else ConvBlock)(
@@ -257,6 +278,64 @@ class NormedSumConv(nn.Module):
             name="block",
         )
         return block(total)
+
+
+class BlockSumConv(nn.Module):
+    """Branches with a last block of the site's own, at most one other, their sum and the convolution block behind.
+
+    A last block ends with a norm and a ReLU. For s > 0, relu(x) / s is relu(x / s), and a resize is linear: an
+    equalizer's scale folds into the norm's scale and bias, its shift into the convolution behind. The one branch
+    without a block, b, keeps its scale: all the others take it, and the convolution divides by it.
+
+    Attributes:
+      site: name of the fusion site.
+      features, kernel_size, norm, use_bias, kernel_init: of the convolution block behind, as ConvBlock's.
+      width: channels of the sum. lasts: names of the branches with a last block, of `last_size` and `last_norm`.
+      dropout: of the sum's channels.
+    """
+
+    site: str
+    features: int
+    width: int
+    lasts: tuple[str, ...]
+    kernel_size: int = 1
+    norm: str = "batch"
+    use_bias: bool = False
+    kernel_init: Callable = kaiming_normal
+    last_size: int = 1
+    last_norm: str = "batch"
+    dropout: float = 0.0
+    equalizer: Equalizer = Equalizer()
+    align_corners: bool = False
+    default: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, branches: dict[str, Any], size: tuple[int, int], train: bool = False):
+        """Branches as they enter their last blocks, name -> [b, h_i, w_i, c_i] -> [b, *size, features]."""
+        if len(branches) - len(self.lasts) > 1:
+            raise ValueError(f"BlockSumConv '{self.site}' has several branches without a last block: {list(branches)}")
+        options = {"norm": self.last_norm, "dtype": self.dtype}
+        ended = {
+            name: ConvBlock(self.width, self.last_size, name=LAST_BLOCK + name, **options)(x, train)
+            if name in self.lasts
+            else x
+            for name, x in branches.items()
+        }
+        options = {"align_corners": self.align_corners, "default": self.default, "dtype": self.dtype}
+        total = Fusion(self.equalizer, "sum", name=self.site, **options)(ended, size)
+        total = ChannelDropout(self.dropout, name="dropout")(total, train)
+        block = ConvBlock(
+            self.features,
+            self.kernel_size,
+            norm=self.norm,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            tap_bias=self.equalizer.mode == "folded" and self.equalizer.selects(self.site, self.default),
+            dtype=self.dtype,
+            name="block",
+        )
+        return block(total, train)
 
 
 def _check_branches(site: Fusion, branches, size) -> None:

@@ -18,10 +18,16 @@ PREFIXES = {"encoder": "backbone.", "decoder": "decode_head.", "auxiliary": "aux
 _TRANSFORMERS = {"encoder": "model.pixel_level_module.encoder.", "decoder": ""}
 OTHER_PREFIXES = {
     "detectron2": {"encoder": "backbone.", "decoder": "sem_seg_head."},
+    "smp": {"encoder": "encoder.", "decoder": ""},
     "transformers": _TRANSFORMERS,
     "transformers_modules": _TRANSFORMERS,
 }
-HEADS = (PREFIXES["decoder"], "sem_seg_head.", "class_predictor.")  # how names begin that only whole networks have
+HEADS = (
+    PREFIXES["decoder"],
+    "sem_seg_head.",
+    "class_predictor.",
+    "segmentation_head.",
+)  # how names begin that only whole networks have
 # Tensors of any checkpoint that have no counterpart.
 SKIPPED = {
     r"(.*\.)?num_batches_tracked": "BatchNorm's step counter; our momentum is fixed",

@@ -15,7 +15,7 @@ def mmseg(encoder) -> Table:
 
 
 def torchvision(encoder) -> Table | None:
-    """mmsegmentation's names; V1b is all that torchvision has."""
+    """mmsegmentation's names; V1b is all that torchvision has. segmentation_models_pytorch's are the same."""
     return mmseg(encoder) if encoder.variant == "v1b" else None
 
 

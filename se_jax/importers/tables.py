@@ -9,6 +9,7 @@ from se_jax.importers import (
     mit,
     mobilenetv2,
     resnet,
+    smp,
     swin,
     twins,
     xception,
@@ -23,6 +24,7 @@ ENCODERS = {
         "torchvision": resnet.torchvision,
         "timm": resnet.timm,
         "detectron2": resnet.detectron2,
+        "smp": resnet.torchvision,
     },
     encoders.Swin: {
         "mmseg": swin.mmseg,
@@ -64,6 +66,15 @@ QUERIES = {
 }
 LAYOUTS = {
     decoders.Mask2FormerHead: QUERIES,
+    # mmsegmentation has none of these: there they keep the names of segmentation_models_pytorch
+    **{
+        head: {"smp": make, "mmseg": make}
+        for head, make in (
+            (decoders.UNetHead, smp.unet),
+            (decoders.LinkNetHead, smp.linknet),
+            (decoders.FPNHead, smp.fpn),
+        )
+    },
     decoders.VWMask2FormerHead: {name: QUERIES[name] for name in ("mmseg", "detectron2")},
 }
 

@@ -3,10 +3,13 @@ from .decoders.base import Decoder as Decoder
 from .decoders.dupsampling import DUpsamplingHead as DUpsamplingHead
 from .decoders.eseg import ESegHead as ESegHead
 from .decoders.fcn import FCNHead as FCNHead
+from .decoders.fpn import FPNHead as FPNHead
+from .decoders.linknet import LinkNetHead as LinkNetHead
 from .decoders.mask2former import Mask2FormerHead as Mask2FormerHead
 from .decoders.psp import PSPHead as PSPHead
 from .decoders.segformer import SegformerHead as SegformerHead
 from .decoders.sep_aspp import SepASPPHead as SepASPPHead
+from .decoders.unet import UNetHead as UNetHead
 from .decoders.uper import UPerHead as UPerHead
 from .decoders.vw_mask2former import VWMask2FormerHead as VWMask2FormerHead
 from .decoders.vwformer import VWFormerHead as VWFormerHead

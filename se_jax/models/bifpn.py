@@ -12,11 +12,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from se_jax.equalizer.fusion import WEIGHTINGS, Equalizer, Fusion
-from se_jax.models.layers import BatchNorm, Conv, max_pool
+from se_jax.models.layers import UPSAMPLES, BatchNorm, Conv, max_pool, resize_nearest
 
 FUSIONS = ("sum", *WEIGHTINGS)
 ACTIVATIONS = {"silu": nn.silu, "relu": nn.relu}
-UPSAMPLES = ("bilinear", "nearest")
 ENCODER_TOP = 5  # the level of an encoder's last map, of stride 32
 EPSILON, MOMENTUM = 1e-3, 0.01  # of every BatchNorm, TensorFlow's
 
@@ -68,19 +67,6 @@ def avg_pool_same(x):
 
 
 DOWNSAMPLES = {"max": max_pool_same, "average": avg_pool_same}
-
-
-def resize_nearest(x, size: tuple[int, int]):
-    """[b, h, w, c] -> [b, *size, c]: pixel i of n is pixel floor(i * h / n), as TensorFlow's and PyTorch's nearest."""
-    for axis, length in zip((1, 2), size, strict=True):
-        source = x.shape[axis]
-        if length % source == 0:  # repeated, whose gradient is a sum; that of an index is a scatter
-            x = jnp.expand_dims(x, axis + 1)
-            x = jnp.broadcast_to(x, (*x.shape[: axis + 1], length // source, *x.shape[axis + 2 :]))
-            x = x.reshape(*x.shape[:axis], length, *x.shape[axis + 2 :])
-        else:
-            x = jnp.take(x, jnp.arange(length) * source // length, axis)
-    return x
 
 
 class Resample(nn.Module):

@@ -22,6 +22,7 @@ from se_jax.models.initializers import kaiming_normal
 
 Dtype = Any
 
+UPSAMPLES = ("bilinear", "nearest")
 PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
 # Unlike a plain global, this is part of the key under which jax.jit and other transformations remember their traces.
 # The alternative was measured: `lax.platform_dependent` inside the forward and backward rules of every operation needed
@@ -352,6 +353,19 @@ def _resize_axis(x, axis: int, length: int, align_corners: bool):
     scale = (length - 1) / (x.shape[axis] - 1)
     scale, translation = jnp.array([scale]), jnp.array([0.5 - 0.5 * scale])
     return jax.image.scale_and_translate(x, shape, (axis,), scale, translation, "linear", antialias=False)
+
+
+def resize_nearest(x, size: tuple[int, int]):
+    """[b, h, w, c] -> [b, *size, c]: pixel i of n is pixel floor(i * h / n), as TensorFlow's and PyTorch's nearest."""
+    for axis, length in zip((1, 2), size, strict=True):
+        source = x.shape[axis]
+        if length % source == 0:  # repeated, whose gradient is a sum; that of an index is a scatter
+            x = jnp.expand_dims(x, axis + 1)
+            x = jnp.broadcast_to(x, (*x.shape[: axis + 1], length // source, *x.shape[axis + 2 :]))
+            x = x.reshape(*x.shape[:axis], length, *x.shape[axis + 2 :])
+        else:
+            x = jnp.take(x, jnp.arange(length) * source // length, axis)
+    return x
 
 
 def adaptive_avg_pool(x, size: int):

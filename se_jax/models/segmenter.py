@@ -45,6 +45,18 @@ def normalize(images, sizes=None, normalization: Normalization = IMAGENET):
     return jnp.where(rows[:, :, None, None] & columns[:, None, :, None], x, 0.0)
 
 
+MOST_STRIDE = 32  # of any decoder's upsampling
+
+
+def _check_excess(logits: tuple[int, int], images: tuple[int, int]) -> None:
+    """Logits may cover the images and the rest of their last window; more than that is a decoder that does not fit."""
+    if any(side >= length + MOST_STRIDE for side, length in zip(logits, images, strict=True)):
+        raise ValueError(
+            f"the decoder's logits are {logits[0]}x{logits[1]} for images of {images[0]}x{images[1]}: it doubles the "
+            "resolution too often for this encoder; give fewer model.decoder.blocks"
+        )
+
+
 class Segmenter(nn.Module):
     """Normalised images float32 [b, h, w, 3] -> the decoder's outputs, e.g. {'logits': float32 [b, h / s, w / s, K]}.
 
@@ -138,6 +150,7 @@ class Segmenter(nn.Module):
         features = self.encoder(images, train)
         outputs = dict(self.decoder(features, train))
         if "logits" in outputs:
+            _check_excess(outputs["logits"].shape[1:3], (height, width))
             outputs["logits"] = outputs["logits"][:, :height, :width]
         if self.auxiliary is not None and (train or self.is_initializing()):
             outputs["auxiliary"] = self.auxiliary(features, train)["logits"]

@@ -12,7 +12,7 @@ from jax import lax
 
 from experiments import counts
 from se_jax.models import EfficientNet, layers
-from se_jax.models.bifpn import BiFPN, Node, avg_pool_same, graph, max_pool_same, resize_nearest
+from se_jax.models.bifpn import BiFPN, Node, avg_pool_same, graph, max_pool_same
 
 
 def features(size=(45, 60), channels=(4, 6, 8, 8), lowest=2):
@@ -85,7 +85,7 @@ def test_pooling_is_tensorflows_same(size):
 def test_nearest_reads_the_pixel_that_tensorflow_reads(size):
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype(np.float32)
     rows, columns = (np.arange(n) * source // n for n, source in zip(size, (3, 4), strict=True))
-    np.testing.assert_array_equal(resize_nearest(jnp.asarray(x), size), x[:, rows][:, :, columns])
+    np.testing.assert_array_equal(layers.resize_nearest(jnp.asarray(x), size), x[:, rows][:, :, columns])
 
 
 def op(x, variables, activation):
@@ -140,7 +140,7 @@ def test_a_cell_is_its_formula(fusion, upsample, downsample, activation):
 
     def up(x, like):
         size = like.shape[1:3]
-        return resize_nearest(x, size) if upsample == "nearest" else layers.resize(x, size)
+        return layers.resize_nearest(x, size) if upsample == "nearest" else layers.resize(x, size)
 
     down = max_pool_same if downsample == "max" else avg_pool_same
     p = dict(enumerate(maps, 3))

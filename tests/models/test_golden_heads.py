@@ -4,7 +4,16 @@ import jax
 import pytest
 
 from se_jax.importers import import_weights
-from se_jax.models.decoders import ASPPHead, FCNHead, PSPHead, SepASPPHead, UPerHead
+from se_jax.models.decoders import (
+    ASPPHead,
+    FCNHead,
+    FPNHead,
+    LinkNetHead,
+    PSPHead,
+    SepASPPHead,
+    UNetHead,
+    UPerHead,
+)
 from tests.conftest import assert_close_to_reference
 
 
@@ -67,3 +76,15 @@ def test_head_equals_the_reference(golden, name, which):
     if "part" in case.meta:  # the others also depend on features that the part lacks
         logits = logits[:, : expected.shape[1], : expected.shape[2]]
     assert_close_to_reference(logits, expected)
+
+
+@pytest.mark.parametrize(("name", "make"), [("smp_unet", UNetHead), ("smp_linknet", LinkNetHead), ("smp_fpn", FPNHead)])
+@pytest.mark.usefixtures("platform_form")
+def test_head_equals_that_of_segmentation_models_pytorch(golden, name, make):
+    """A decoder and its classifier, as it makes them for encoders without a map of stride 2."""
+    case = golden(name)
+    features = [case[f"in/{i}"].transpose(0, 2, 3, 1) for i in range(4)]
+    head = make(**case.meta["kwargs"])
+    variables = import_weights(head, case.group("sd"), jax.eval_shape(head.init, jax.random.key(0), features))
+    outputs, expected = jax.jit(head.apply)(variables, features), case["out/0"].transpose(0, 2, 3, 1)
+    assert_close_to_reference(head.scores(outputs, expected.shape[1:3]), expected)

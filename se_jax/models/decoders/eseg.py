@@ -14,7 +14,7 @@ from dataclasses import field
 import flax.linen as nn
 
 from se_jax.equalizer.fusion import Fusion
-from se_jax.models.bifpn import ENCODER_TOP, MOMENTUM, BiFPN, SeparableOp, resize_nearest
+from se_jax.models.bifpn import ENCODER_TOP, MOMENTUM, BiFPN, SeparableOp
 from se_jax.models.decoders.base import Decoder, classify
 
 LOWEST = 2  # the encoder's first map is P2, of stride 4

@@ -17,8 +17,9 @@ BLOCKS = {
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
 }  # residual blocks of the four stages
-BOTTLENECK_DEPTHS = (50, 101)
+BOTTLENECK_DEPTHS = (50, 101, 152)
 BOTTLENECK_EXPANSION = 4
 # Below the output stride a stage halves the map, from there on it doubles the dilation instead.
 STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
@@ -84,7 +85,7 @@ class ResNet(nn.Module):
     stages or, of 'beta', whose stages end with their stride, what enters the last block of the first three.
 
     Attributes:
-      depth: 18, 34 (basic blocks), 50 or 101 (bottlenecks).
+      depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
       variant: 'v1b' (one 7x7 convolution as stem), 'v1c' (three 3x3), 'v1d' (v1c with averaging shortcuts), 'beta' (v1c
         with a stem of twice the channels, and strides in the last block of a stage instead of the first).
       output_stride: 8, 16 or 32, the stride of the last map. Stages that would exceed it are dilated; the first block
@@ -92,8 +93,8 @@ class ResNet(nn.Module):
       width: channels of the stem and of the first stage before expansion; 64 is the published network.
       multi_grid: dilations of the last stage's blocks, which replace (not multiply) the stage's own; None keeps those.
       outputs: names of the maps to hand out, in this order: 'layer1' to 'layer4', the default; 'conv1_3', the stem's,
-        of stride 2; 'b1u2c3', what the third convolution of block 1's unit 2 and its normalisation put out, before
-        shortcut and ReLU ('c2' in networks of basic blocks). The names are DeepLab's, shortened.
+        of stride 2 ('conv1' of V1b); 'b1u2c3', what the third convolution of block 1's unit 2 and its normalisation put
+        out, before shortcut and ReLU ('c2' in networks of basic blocks). The names are DeepLab's, shortened.
       frozen_norm: BatchNorm keeps the running statistics, scales and biases that it starts from, also in training.
       remat: recompute each block in the backward pass instead of keeping its activations.
 
@@ -153,10 +154,14 @@ class ResNet(nn.Module):
     def _stem_width(self) -> int:
         return 2 * self.width if self.variant == "beta" else self.width
 
+    @property
+    def _stem_name(self) -> str:
+        return "conv1" if self.variant == "v1b" else "conv1_3"
+
     def _widths(self) -> dict[str, int]:
         """Channels of every map that can be handed out."""
         expansion = BOTTLENECK_EXPANSION if self.depth in BOTTLENECK_DEPTHS else 1
-        widths = {} if self.variant == "v1b" else {"conv1_3": self._stem_width}
+        widths = {self._stem_name: self._stem_width}
         for stage, blocks in enumerate(BLOCKS[self.depth]):
             width = self.width * expansion * 2**stage
             widths |= {f"b{stage + 1}u{unit + 1}c{self._convolutions}": width for unit in range(blocks)}
@@ -165,8 +170,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        maps = {"conv1_3": self._stem(x, train)}
-        x = max_pool(maps["conv1_3"])
+        maps = {self._stem_name: self._stem(x, train)}
+        x = max_pool(maps[self._stem_name])
         block = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
         for stage, dilations in enumerate(self._dilations()):
             last = len(dilations) - 1
