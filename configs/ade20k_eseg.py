@@ -12,7 +12,7 @@ Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 
 from se_jax.config import datasets, networks
 
-VARIANTS = ("s", "m", "l", "lite")
+VARIANTS = ("s", "m", "l", "lite", "lite0")
 
 
 def get_config(variant: str = VARIANTS[0]):

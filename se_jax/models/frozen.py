@@ -8,7 +8,8 @@ is dropped in it.
 import contextlib
 import contextvars
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from flax import traverse_util
@@ -32,7 +33,7 @@ def is_frozen(module, *names: str) -> bool:
     return bool(patterns) and all(_is_found(patterns, path + name) for name in names or ("",))
 
 
-def trained(params: dict, patterns: Sequence[str]) -> dict:
+def trained(params: Mapping, patterns: Sequence[str]) -> Any:
     """Nested parameters without those that are frozen.
 
     Raises:
@@ -56,7 +57,7 @@ def trained(params: dict, patterns: Sequence[str]) -> dict:
     return traverse_util.unflatten_dict(kept, sep="/")
 
 
-def part_of(params: dict, like: dict) -> dict:
+def part_of(params, like) -> Any:
     """Those of nested parameters that the tree `like` has, too."""
     if jax.tree.structure(params) == jax.tree.structure(like):
         return params
@@ -64,7 +65,7 @@ def part_of(params: dict, like: dict) -> dict:
     return traverse_util.unflatten_dict({path: flat[path] for path in traverse_util.flatten_dict(like)})
 
 
-def merged(params: dict, part: dict) -> dict:
+def merged(params, part) -> Any:
     """Nested parameters with those of `part` in their places."""
     if jax.tree.structure(params) == jax.tree.structure(part):
         return part
