@@ -29,7 +29,12 @@ def get_config() -> ConfigDict:
     config.constants_from = ""
     config.multihost = False  # join other hosts (also done when JAX_COORDINATOR_ADDRESS is set)
     config.multihost_timeout = 60  # seconds without a sign of life after which another host's process is gone
-    config.mesh = {"model": 1}  # devices that share one copy of the convolution kernels; the others split the batch
+    config.mesh = {
+        "model": 1,  # devices that share one copy of the convolution kernels; the others split the batch
+        # parameters, their average and the optimiser's slots are split over the devices that split the batch, too, and
+        # gathered for each step: less memory, more to exchange
+        "fsdp": False,
+    }
 
     config.optimizer = optimizers.sgd()
     config.loss = {
