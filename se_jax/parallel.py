@@ -4,6 +4,7 @@ The mesh has two axes: `data`, over which batches are split, and `model`, over w
 Code is written for the global batch; XLA adds the communication.
 """
 
+import functools
 import re
 
 import jax
@@ -40,14 +41,32 @@ def make_mesh(config=None, *, devices=None):
     return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def jit(fn, **kwargs):
-    """`jax.jit` with the compiler options a network wants on the platform it is traced for (`layers.for_platform`)."""
-    return jax.jit(fn, compiler_options=layers.compiler_options(), **kwargs)
+def jit(fn, *, mesh=None, **kwargs):
+    """`jax.jit` with the compiler options a network wants on the platform it is traced for.
+
+    That is the platform of the mesh's devices, which may be another machine's (`jax.experimental.topologies`); without
+    a mesh, that of `layers.for_platform`.
+    """
+    return _jit(fn, mesh, layers.compiler_options, kwargs)
 
 
-def jit_once(fn, **kwargs):
-    """`jax.jit` of something that runs once, as drawing initial weights: on a CPU compiled fast rather than well."""
-    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0} if layers.on_cpu() else {}, **kwargs)
+def jit_once(fn, *, mesh=None, **kwargs):
+    """`jit` of something that runs once, as drawing initial weights: on a CPU compiled fast rather than well."""
+    return _jit(fn, mesh, lambda: {"xla_backend_optimization_level": 0} if layers.on_cpu() else {}, kwargs)
+
+
+def _jit(fn, mesh, options, kwargs):
+    if mesh is None:
+        return jax.jit(fn, compiler_options=options(), **kwargs)
+    platform = mesh.devices.flat[0].platform
+
+    @functools.wraps(fn)
+    def traced(*args):
+        with layers.for_platform(platform):
+            return fn(*args)
+
+    with layers.for_platform(platform):
+        return jax.jit(traced, compiler_options=options(), **kwargs)
 
 
 def replicated(mesh) -> NamedSharding:
@@ -80,10 +99,13 @@ def uncovered(params, rules=RULES) -> list[str]:
     return [name for name, leaf in named.items() if _spec(name, leaf, rules) is None]
 
 
-def param_shardings(mesh, params, rules=RULES):
+def param_shardings(mesh, params, rules=RULES, *, fsdp: bool = False):
     """Where every parameter lies: the tree of `params` (arrays or their shapes) with shardings as leaves.
 
     A parameter that no rule covers, as a network from outside the library may have, is whole where nothing is split.
+
+    Args:
+      fsdp: splits every parameter but vectors over the data axis as well, along its longest other axis that divides.
 
     Raises:
       ValueError: no rule covers a parameter although kernels are split (mesh.model > 1), or its rule splits an axis
@@ -107,18 +129,28 @@ def param_shardings(mesh, params, rules=RULES):
                 f"parameter {name} {leaf.shape} cannot be split as {spec} over mesh {dict(mesh.shape)}; "
                 "choose another mesh.model"
             ) from error
-        return sharding
+        return _spread(sharding, leaf.shape) if fsdp else sharding
 
     return jax.tree_util.tree_map_with_path(place, params)
 
 
-def state_shardings(mesh, state, tx: optax.GradientTransformation, freeze=(), rules=RULES):
+def _spread(sharding: NamedSharding, shape) -> NamedSharding:
+    """`sharding` with one more axis split, over `data`, if there is one that can be."""
+    sides, spec = sharding.mesh.shape, [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+    spec = [None if name is None or sides[name] == 1 else name for name in spec]
+    free = [i for i, name in enumerate(spec) if name is None and shape[i] % sides["data"] == 0]
+    if len(shape) > 1 and free:
+        spec[max(free, key=lambda i: shape[i])] = "data"
+    return NamedSharding(sharding.mesh, P(*spec))
+
+
+def state_shardings(mesh, state, tx: optax.GradientTransformation, freeze=(), rules=RULES, *, fsdp: bool = False):
     """Where a TrainState lies: parameters, their average and the optimiser's slots by the rules, the rest whole.
 
-    freeze: config.optimizer.freeze, the parameters that have no slots.
+    freeze: config.optimizer.freeze, the parameters that have no slots. fsdp: of `param_shardings`.
     """
     everywhere = replicated(mesh)
-    params = param_shardings(mesh, state.params, rules)
+    params = param_shardings(mesh, state.params, rules, fsdp=fsdp)
     of_slots = trained(params, freeze)
     slots = optax.tree_utils.tree_map_params(
         tx, lambda _, sharding: sharding, state.opt_state, of_slots, transform_non_params=lambda _: everywhere
@@ -126,3 +158,9 @@ def state_shardings(mesh, state, tx: optax.GradientTransformation, freeze=(), ru
     return jax.tree.map(lambda _: everywhere, state)._replace(
         params=params, opt_state=slots, ema=params if state.ema else state.ema
     )
+
+
+def gathered(mesh, variables: dict) -> dict:
+    """A network's variables where it uses them, of a state that is split over the data axis (`fsdp`)."""
+    layout = jax.tree.map(lambda _: replicated(mesh), variables)
+    return jax.device_put(variables, layout | {"params": param_shardings(mesh, variables["params"])})

@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from se_jax import parallel
+from se_jax.models import layers
 from se_jax.training import state
 
 PARAMS = {
@@ -73,3 +74,27 @@ def test_state_is_made_sharded():
     assert all(x.addressable_shards[0].data.shape == (3, 3, 3, 4) for x in kernels)
     assert born.step.sharding.is_fully_replicated
     assert born.batch_stats["mean"].sharding.is_fully_replicated
+
+
+def test_fsdp_splits_the_longest_axis_that_divides():
+    def specs(model):
+        shardings = parallel.param_shardings(parallel.make_mesh(config(model)), PARAMS, fsdp=True)
+        return [shardings["encoder"]["stem"]["kernel"].spec, shardings["conv_seg"]["kernel"].spec]
+
+    assert specs(1) == [P(None, None, None, "data"), P(None, None, "data", None)]
+    assert specs(2) == [P(None, None, None, "model"), P(None, None, "data", None)]  # no side but 8 divides by 4
+    shardings = parallel.param_shardings(parallel.make_mesh(), PARAMS, fsdp=True)
+    assert shardings["encoder"]["bn"]["scale"].is_fully_replicated
+
+
+def test_a_mesh_decides_for_which_platform_is_traced():
+    class Device:
+        platform = "tpu"
+
+    class Mesh:
+        devices = np.array([Device()])
+
+    def program(mesh):
+        return parallel.jit(lambda x: layers.on_cpu() + x, mesh=mesh)(0)
+
+    assert [bool(program(mesh)) for mesh in (parallel.make_mesh(), Mesh())] == [True, False]

@@ -30,7 +30,12 @@ def get_config() -> ConfigDict:
     config.constants_from = ""
     config.multihost = False  # join other hosts (also done when JAX_COORDINATOR_ADDRESS is set)
     config.multihost_timeout = 60  # seconds without a sign of life after which another host's process is gone
-    config.mesh = {"model": 1}  # devices that share one copy of the convolution kernels; the others split the batch
+    config.mesh = {
+        "model": 1,  # devices that share one copy of the convolution kernels; the others split the batch
+        # parameters, their average and the optimiser's slots are split over the devices that split the batch, too, and
+        # gathered for each step: less memory, more to exchange
+        "fsdp": False,
+    }
 
     config.optimizer = optimizers.sgd()
     config.loss = {
@@ -190,7 +195,7 @@ def encoder(name: str, **changes) -> dict:
 
 
 def decoder(name: str, **changes) -> dict:
-    """config.model.decoder: a head's standard form: mmsegmentation's, for an encoder of output stride 8; ESeg-S's; smp's."""
+    """config.model.decoder: a head's standard form: mmsegmentation's, for output stride 8; ESeg-S's; smp's."""
     mask2former = {
         "channels": 256,
         "mask_channels": config_dict.placeholder(int),  # None: as many

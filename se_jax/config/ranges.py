@@ -153,6 +153,7 @@ OPTIONS = {
     "multihost": FLAG,
     "multihost_timeout": whole(5, 86_400),
     "mesh.model": whole(1, 2**20),
+    "mesh.fsdp": FLAG,
     "optimizer.name": one_of("sgd", "adamw"),
     "optimizer.learning_rate": number(0, 1e30, above=True),
     "optimizer.min_learning_rate": number(0, 1e30),

@@ -188,6 +188,7 @@ normalize_channels.defvjp(_normalize_channels_forward, _normalize_channels_backw
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize_batch(x, scale, bias, epsilon: float):
     """(normalised x, mean, biased variance); the last two are for the running statistics and have no gradient."""
+    x = x.astype(jnp.float32)
     mean = _channel_mean(x)
     var = _channel_mean(jnp.square(x - mean))
     return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
@@ -201,10 +202,10 @@ def _normalize_batch_forward(x, scale, bias, epsilon):
 def _normalize_batch_backward(epsilon, saved, gradients):
     x, scale, mean, inverse = saved
     dy, count = gradients[0], x.size // x.shape[-1]
-    normal = (x - mean) * inverse
+    normal = (x.astype(jnp.float32) - mean) * inverse
     dbias, dscale = _channel_mean(dy), _channel_mean(dy * normal)
     dx = (dy - dbias - normal * dscale) * (inverse * scale)
-    return dx, dscale * count, dbias * count
+    return dx.astype(x.dtype), dscale * count, dbias * count
 
 
 normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from se_jax.models import cpu
+from se_jax.models import batch_norm, cpu
 from se_jax.models.frozen import is_frozen
 from se_jax.models.initializers import kaiming_normal
 
@@ -171,14 +171,6 @@ class Conv(nn.Module):
         return y
 
 
-def normalize_batch(x, scale, bias, epsilon: float):
-    """Normalises [b, h, w, c] over all but the channels: (y, mean, biased variance), the last two without gradient."""
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
-    y = (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias
-    return y, lax.stop_gradient(mean), lax.stop_gradient(var)
-
-
 class BatchNorm(nn.Module):
     """Batch normalisation as torch's (SyncBN's, when the batch is sharded over devices under jit).
 
@@ -209,7 +201,6 @@ class BatchNorm(nn.Module):
             train, scale, bias = False, lax.stop_gradient(scale), lax.stop_gradient(bias)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
-        x = x.astype(jnp.float32)
         if train:
             count = x.size // x.shape[-1]
             if count == 1:
@@ -217,7 +208,7 @@ class BatchNorm(nn.Module):
                     f"BatchNorm {'/'.join(self.path)} got one value a channel in training (input {x.shape}); "
                     "its variance is undefined. Use a batch of at least 2 images."
                 )
-            normalize: Any = cpu.normalize_batch if on_cpu() else normalize_batch
+            normalize: Any = cpu.normalize_batch if on_cpu() else batch_norm.normalize_batch
             y, mean, var = normalize(x, scale, bias, self.epsilon)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * (count / (count - 1))
@@ -225,7 +216,7 @@ class BatchNorm(nn.Module):
                 running_var.value += self.momentum * (unbiased - running_var.value)
         else:
             mean, var = running_mean.value, running_var.value
-            y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+            y = (x.astype(jnp.float32) - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.astype(self.dtype)
 
 

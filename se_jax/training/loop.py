@@ -23,7 +23,7 @@ from se_jax.training import state as train_state
 from se_jax.training.feed import fetch, prefetch
 from se_jax.training.preemption import Stopped, preemption
 from se_jax.training.records import History, average, write_environment, write_equalizer
-from se_jax.training.step import make_train_step
+from se_jax.training.step import compile_train_step
 
 
 def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_metrics: Sequence[Metric] = ()) -> dict:
@@ -96,12 +96,7 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
     batches = data_pipelines.train_batches(data, config.data, seed=config.seed, start_step=begun, **processes)
     batches = prefetch(map(functools.partial(parallel.shard_batch, mesh), batches))
     first = next(batches)
-    train_step = parallel.jit(
-        make_train_step(model, tx, schedule, config, minimised, watched),
-        donate_argnums=0,
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, blank), parallel.replicated(mesh)),
-    )
-    train_step = train_step.lower(blank, first).compile()
+    train_step = compile_train_step(config, model, tx, schedule, minimised, watched, mesh, blank, first)
     run_config.write(workdir, config)  # not before: until here an option may turn out to be impossible
     batches = itertools.chain([first], batches)
 
@@ -122,6 +117,7 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
     def evaluate(state, step) -> dict:
         """The scores of a step whose state is saved."""
         variables = train_state.variables(state, averaged=True)
+        variables = parallel.gathered(mesh, variables) if config.mesh.fsdp else variables
         result = evaluator.measure(
             *(model, variables, data, config, mesh, metrics, f"{workdir}/"), each=obey_at(step), step=step
         )

@@ -117,7 +117,7 @@ def blank_state(config, model, tx: optax.GradientTransformation, mesh) -> train_
         return train_state.create(variables, tx, keep_ema=config.ema_decay > 0)
 
     blank = jax.eval_shape(create)
-    layout = parallel.state_shardings(mesh, blank, tx, config.optimizer.freeze)
+    layout = parallel.state_shardings(mesh, blank, tx, config.optimizer.freeze, fsdp=config.mesh.fsdp)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), blank, layout)
 
 
@@ -170,7 +170,7 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
             batches=lambda: passes(config.seed, config.calibration.max_images),
             fresh=check_passes if config.calibration.check_images else None,
             mesh=mesh,
-            jit=parallel.jit,
+            jit=functools.partial(parallel.jit, mesh=mesh),
             progress=_show,
         )
     return parallel.jit_once(create, out_shardings=layout)(variables), rows

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from se_jax import parallel
 from se_jax.models.frozen import frozen, merged, trained
 from se_jax.training import state as train_state
 
@@ -15,13 +16,14 @@ def stream(seed: int, name: str):
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
-def make_train_step(model, tx: optax.GradientTransformation, schedule, config, losses, metrics=()):
+def make_train_step(model, tx: optax.GradientTransformation, schedule, config, losses, metrics=(), used=None):
     """`train_step(state, batch) -> (state, measured)`, to be compiled with the state donated.
 
     Args:
       model: a Segmenter. tx, schedule: of `optimizers.build`. config: a run's.
       losses: `se_jax.losses.Loss`es, whose terms are added up.
       metrics: `se_jax.evaluation.metrics.Metric`s of the scores in training, e.g. their accuracy.
+      used: where parameters lie while the network uses them, if not where they are kept: shardings.
 
     The step's batch: global arrays 'image' uint8 [b, h, w, 3], 'size' int32 [b, 2], 'label' uint8 [b, h, w]. measured:
     float32 scalars loss (the sum), every term by its name, what losses report besides, learning_rate, gradient_norm;
@@ -55,9 +57,10 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config, l
         batch = batch | {"place": jnp.arange(len(batch["label"]))}
         keys = {name: jax.random.fold_in(stream(config.seed, name), state.step) for name in ("dropout", "loss")}
 
+        params = state.params if used is None else jax.lax.with_sharding_constraint(state.params, used)
+
         def gradients(batch_stats, keys, part):
             gradient = jax.grad(loss_of, has_aux=True)
-            params = state.params
             return gradient(trained(params, freeze), params, batch_stats, state.constants, keys, part, normalizers)
 
         if config.accumulate == 1:
@@ -70,6 +73,18 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config, l
         return train_state.update(state, grads, batch_stats, tx, config.ema_decay), measured
 
     return train_step
+
+
+def compile_train_step(config, model, tx, schedule, losses, metrics, mesh, blank, batch):
+    """`make_train_step`'s step compiled for the devices of `mesh`, also another machine's; the state is donated.
+
+    blank: of `start.blank_state`. batch: the global one, or its shapes with shardings.
+    """
+    layout = jax.tree.map(lambda leaf: leaf.sharding, blank)
+    used = parallel.param_shardings(mesh, blank.params) if config.mesh.fsdp else None
+    step = make_train_step(model, tx, schedule, config, losses, metrics, used)
+    options = {"donate_argnums": 0, "out_shardings": (layout, parallel.replicated(mesh))}
+    return parallel.jit(step, mesh=mesh, **options).lower(blank, batch).compile()
 
 
 def accumulated(gradients, batch_stats, keys, batch, count: int):

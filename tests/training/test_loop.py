@@ -176,7 +176,7 @@ def test_a_killed_run_goes_on_with_other_devices(whole_run, tmp_path, monkeypatc
 
         seen = []
         config = tiny_config()
-        config.mesh.model = model
+        config.mesh.update(model=model, fsdp=model > 1)
         monkeypatch.setattr(jax, "devices", lambda *_: devices[:count])
         monkeypatch.setattr(loop, "fetch", kill)
         return train_and_evaluate(config, tmp_path / "run")

@@ -1,0 +1,67 @@
+"""Normalisation over a batch that is split over devices, with one exchange between them forward and one backward.
+
+Each image is summed up on its own, which needs no other device, in one pass over the map; what is left is small, and
+stacked before it is summed over the images. Only `se_jax.models.layers` calls this; CPUs have a form of their own.
+"""
+
+import functools
+import math
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def moments(x):
+    """Mean and biased variance of [b, h, w, c] over all but the channels, float32 [c], by one sum over the images.
+
+    The variance would drown in the rounding of E[x^2] - E[x]^2 where a channel's mean is far from zero, and no shift is
+    known to every device without another exchange (running means start at zero). So every image has its own: the value
+    of its middle pixel, rounded to so few bits that the shifts' sum and the sum of their squares are exact.
+    """
+    images, height, width, _ = x.shape
+    # two shifts of `bits` in neighbouring binades have squares of 2 * (bits + 1) bits, and sums carry log2(images) more
+    bits = max((24 - math.ceil(math.log2(images))) // 2 - 1, 2)
+    rounded = functools.partial(lax.reduce_precision, exponent_bits=8, mantissa_bits=bits - 1)
+    shift = rounded(x[:, height // 2, width // 2].astype(jnp.float32))
+    apart = x.astype(jnp.float32) - shift[:, None, None]
+    first, second = jnp.mean(apart, axis=(1, 2)), jnp.mean(jnp.square(apart), axis=(1, 2))
+    coarse = rounded(first)  # products of these and the shifts are exact too
+    fine = first - coarse
+    sums = jnp.stack([shift, shift * shift, coarse, shift * coarse, fine, shift * fine, second])
+    shifts, squares, coarse, coarse_products, fine, fine_products, second = jnp.sum(sums, axis=1)
+    # from here on around one shift for all, as near to the mean as `bits` allow
+    middle = rounded(shifts / images)
+    shifts_apart = shifts - images * middle
+    squares_apart = (squares - middle * shifts) - middle * shifts_apart
+    products_apart = (coarse_products - middle * coarse) + (fine_products - middle * fine)
+    first = coarse + fine
+    mean = (shifts_apart + first) / images
+    square = (squares_apart + 2 * products_apart + second) / images
+    return middle + mean, jnp.maximum(square - jnp.square(mean), 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_batch(x, scale, bias, epsilon: float):
+    """[b, h, w, c] of any float -> (float32 y, mean, biased variance); the last two have no gradient."""
+    mean, var = moments(x)
+    return (x.astype(jnp.float32) - mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+
+
+def _forward(x, scale, bias, epsilon):
+    y, mean, var = cast(tuple, normalize_batch(x, scale, bias, epsilon))
+    return (y, mean, var), (x, scale, mean, lax.rsqrt(var + epsilon))
+
+
+def _backward(epsilon, saved, gradients):
+    x, scale, mean, inverse = saved
+    dy, count = gradients[0], x.size // x.shape[-1]
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    of_images = jnp.stack([jnp.sum(dy, axis=(1, 2)), jnp.sum(dy * normal, axis=(1, 2))])
+    dbias, dscale = jnp.sum(of_images, axis=1)
+    dx = (dy - dbias / count - normal * (dscale / count)) * (inverse * scale)
+    return dx.astype(x.dtype), dscale, dbias
+
+
+normalize_batch.defvjp(_forward, _backward)
