@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -49,19 +50,21 @@ def start(verbosity: int) -> None:
 
     verbosity: of absl's logging, unless --verbosity is given.
     """
-    given = flags.FLAGS["verbosity"]
-    logging.set_verbosity(given.value if given.present else verbosity)
+    logging.set_verbosity(flags.FLAGS.verbosity if flags.FLAGS["verbosity"].present else verbosity)
     handler = logging.get_absl_handler()
     handler.setFormatter(_Plain())
     handler.addFilter(_is_for_users)
-    if "compilation_cache" in flags.FLAGS and flags.FLAGS["compilation_cache"].value:
-        _keep_compiled()
+    if "compilation_cache" in flags.FLAGS:
+        _keep_compiled(flags.FLAGS["compilation_cache"].value)
 
 
-def _keep_compiled() -> None:
+def _keep_compiled(wanted: bool) -> None:
     import jax  # only here: flags that cannot be are told of before it is imported
 
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    settings: Any = jax.config
+    if not wanted:
+        jax.config.update("jax_enable_compilation_cache", False)
+    if settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache:
         return  # the user's own choice, by JAX_COMPILATION_CACHE_DIR or JAX_ENABLE_COMPILATION_CACHE
     place = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "se_jax" / "compiled"
     with contextlib.suppress(OSError):  # a home that cannot be written: everything is compiled anew

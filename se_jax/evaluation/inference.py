@@ -178,7 +178,8 @@ class Inference:
 
     def surest(self, variables, images, views=None) -> tuple[np.ndarray, np.ndarray]:
         """Likewise (class ids, the probability of each: float32 [b, h, w])."""
-        return self._whole(self._surest, variables, images, views, [((), np.uint8), ((), np.float32)])
+        ids, found = self._whole(self._surest, variables, images, views, [((), np.uint8), ((), np.float32)])
+        return ids, found
 
     def probabilities(self, variables, images, views=None) -> np.ndarray:
         """Likewise the probabilities of all classes, float32 [b, h, w, K], whose sum is 1.

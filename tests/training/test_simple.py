@@ -1,16 +1,16 @@
-"""Training in one call on plain folders: its config, the labels it writes, and that the command reproduces the run."""
-
-import json
+"""Training in one call on plain folders: its config, the labels, and what is said of arguments that cannot be."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import data_pipelines
 import se_jax
-from se_jax.config import own_data, recipes, stored
-from se_jax.training import simple
+from se_jax import run_config
+from se_jax.config import own_data, recipes
+from se_jax.models import build
+from se_jax.training import records, simple, start
 
-HEAD, ENCODER = {"name": "segformer", "channels": 8}, {"name": "resnet", "depth": 18, "width": 4}
 CLASSES = {0: "background", 1: {"name": "car", "ids": [1, 2]}}
 
 
@@ -30,23 +30,34 @@ def folders(tmp_path):
     return found
 
 
-def test_one_call_trains_and_its_config_reproduces_the_run(folders, tmp_path, capsys):
-    out = tmp_path / "run"
+def test_one_call_is_the_run_of_its_config(folders, tmp_path, monkeypatch):
+    """What training makes of the config is tested where training is; here, that the call makes the right one."""
+    out, given = tmp_path / "run", []
+    monkeypatch.setattr(simple, "train_and_evaluate", lambda config, out: given.append((config, out)))
+    monkeypatch.setattr(simple, "load", lambda out: out)
     data = {**folders, "classes": CLASSES, "ignore": [255]}
-    changes = {"log.every_steps": 1, "calibration.check_images": 0, "eval.batch_size": 8}
-    model = se_jax.train(out=out, model=(HEAD, ENCODER), data=data, steps=2, changes=changes)
-    assert model.names == ("background", "car")
-    assert json.loads((out / "metrics.json").read_text())["step"] == 2
-    assert json.loads((out / "classes.json").read_text())["ids"] == [[0], [1, 2]]
-    said = capsys.readouterr().err
-    assert "4 images for training, 2 for validation: 56x40, crop 56x40; 8 a step" in said
-    assert "First step done" in said and "step 2/2  loss" in said and "images a second" in said
-    config = stored.read(out / "config.json")
-    assert config.data.crop == (40, 56) and config.data.train_dirs[0] == str(folders["train"]["images"])
-    again = se_jax.train_and_evaluate(recipes.load(str(out / "config.json")), tmp_path / "again")
-    assert again["miou"] == json.loads((out / "metrics.json").read_text())["miou"]
-    one = next(folders["val"]["images"].iterdir())
-    np.testing.assert_array_equal(model.predict(one), se_jax.load(tmp_path / "again").predict(one))
+    changes = {"optimizer.learning_rate": 0.5, "data.batch_size": 2}
+    assert se_jax.train(out=out, model="segformer/mit_b0", data=data, steps=50, changes=changes) == out
+    ((config, where),) = given
+    assert where == out and (config.num_steps, config.optimizer.learning_rate) == (50, 0.5)
+    assert config.optimizer.warmup_steps == 5 and config.model.auxiliary is None
+    assert config.data.crop == (40, 56) and config.model.num_classes == 2
+    start.check(config)
+    start.check_network(config, build(config.model))
+
+    (tmp_path / "config.json").write_text(config.to_json())
+    stored = recipes.load(str(tmp_path / "config.json"))  # as --config takes it
+    run_config.write(tmp_path, config)
+    run_config.check(tmp_path, stored)
+    opened = data_pipelines.build(stored.data)
+    assert opened.labels.names == ("background", "car") and len(opened.train) == 4 and len(opened.val) == 2
+    _, label = data_pipelines.read_example(opened.train, opened.labels, 0)
+    mask = np.asarray(Image.open(folders["train"]["masks"] / "0.png"))
+    np.testing.assert_array_equal(label, np.uint8([0, 1, 1] + [255] * 253)[mask])
+    images, _ = data_pipelines.open_images(stored.data)
+    assert images.image_name(1) == str(folders["val"]["images"] / "1.jpg")
+    expected = "4 images for training, 2 for validation: 56x40, crop 56x40; 2 a step, 25 times each in 50 steps"
+    assert records.data_line(stored, opened) == expected
 
 
 @pytest.mark.parametrize(
