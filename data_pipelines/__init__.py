@@ -7,10 +7,14 @@ The keys of config.data and their defaults are in se_jax/config/options.py.
 """
 
 import dataclasses
+import os
 import pkgutil
 from collections.abc import Mapping, Sequence
 
-import tensorflow as tf
+from data_pipelines.quiet import no_greetings
+
+with no_greetings():
+    import tensorflow as tf
 
 # The accelerators belong to JAX: TensorFlow would take their memory, and on a TPU the whole chip.
 tf.config.set_visible_devices([], "GPU")
@@ -149,7 +153,8 @@ def open_images(config) -> tuple[Source, LabelSpec]:
         source, labels = official.open_images(config.dir, config.val_split or official.val_split)
     else:
         split = config.val_split or "val"
-        images = folder_images(config.dir, split, config.image_dir)
+        folders = config.get("val_dirs")
+        images = folder_images(folders[0] if folders else os.path.join(config.dir, config.image_dir, split))
         source, labels = ImageSource(f"{config.dir} ({split})", list(images.values())), read_classes(config.dir)
     _set_reading(source, config)
     return source, labels
@@ -162,8 +167,11 @@ def _open(config) -> tuple[Sequence[Source], LabelSpec]:
         splits = (config.train_split or official.train_split, config.val_split or official.val_split)
         return located(official, config.dir).open(config.dir, splits)
     labels = read_classes(config.dir)
-    splits = (config.train_split or "train", config.val_split or "val")
-    return [FolderSource(config.dir, split, config.image_dir, config.label_dir) for split in splits], labels
+    splits = {"train": config.train_split or "train", "val": config.val_split or "val"}
+    places = (config.image_dir, config.label_dir)
+    return [
+        FolderSource(config.dir, split, *places, folders=config.get(f"{kind}_dirs")) for kind, split in splits.items()
+    ], labels
 
 
 def _check_directory(config) -> Official | None:
@@ -246,6 +254,10 @@ def check_config(config) -> None:
     require("image_bits", is_whole(config.image_bits, 8, 16), "a whole number of 8 to 16")
     for option in ("dir", "image_dir", "label_dir"):
         require(option, isinstance(config.get(option, ""), str), "text")
+    for option in ("train_dirs", "val_dirs"):
+        given = config.get(option)  # not in the configs of older runs
+        folders = given is None or is_pair(given, lambda folder: isinstance(folder, str))
+        require(option, folders, "None or two folders (images, annotations)")
     for option in ("train_split", "val_split"):
         require(option, config.get(option) is None or isinstance(config[option], str), "None or text")
     if config.name == "shapes":

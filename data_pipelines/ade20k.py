@@ -77,6 +77,6 @@ DATASET = Official(
     kinds={"annotations": LABELS},
     list_splits=lambda root: list_directories(os.path.join(root, "images")),
     read=_read,
-    images=lambda root, split: (list(folder_images(root, split, advice=ORIGIN).values()), LABELS),
+    images=lambda root, split: (list(folder_images(os.path.join(root, "images", split), ORIGIN).values()), LABELS),
     additions={"testing": TEST},
 )

@@ -20,7 +20,8 @@ from data_pipelines.pictures import Mask, Reading, read_bytes
 
 FOLDER_LAYOUT = (
     "Expected in data.dir: images/train/NAME.jpg, annotations/train/NAME.png, the same for val, and classes.json "
-    "(other folder names: data.image_dir, data.label_dir, data.train_split, data.val_split)"
+    "(other folder names: data.image_dir, data.label_dir, data.train_split, data.val_split; folders elsewhere: "
+    "data.train_dirs, data.val_dirs)"
 )
 
 
@@ -119,8 +120,9 @@ class ImageSource(FileSource):
 class FolderSource(FileSource):
     """Image and annotation files of one split: `dir/image_dir/split/NAME.jpg` and `dir/label_dir/split/NAME.png`.
 
-    NAME may hold sub-folders; NAME_mask.png will do for an annotation. Raises DataError for a missing directory
-    (followed by `advice`), an empty split, and images and annotations that do not pair (data_pipelines.pairing).
+    folders: those of the split's images and annotations, where they are others. NAME may hold sub-folders, and
+    NAME_mask.png will do for an annotation. Raises DataError for a missing directory (followed by `advice`), an empty
+    split, and images and annotations that do not pair (data_pipelines.pairing).
     """
 
     def __init__(
@@ -130,20 +132,22 @@ class FolderSource(FileSource):
         image_dir: str = "images",
         label_dir: str = "annotations",
         advice: str = FOLDER_LAYOUT,
+        folders: Sequence[str] | None = None,
     ):
         directory = os.fspath(directory)
-        images = folder_images(directory, split, image_dir, advice)
-        label_folder = os.path.join(directory, label_dir, split)
-        pairs = paired(images, os.path.join(directory, image_dir, split), label_folder, advice)
+        if folders is None:
+            folders = [os.path.join(directory, kind, split) for kind in (image_dir, label_dir)]
+        images, labels = folders
+        pairs = paired(folder_images(images, advice), images, labels, advice)
         super().__init__(f"{directory} ({split})", pairs)
 
 
-def folder_images(directory: str, split: str, image_dir: str = "images", advice: str = FOLDER_LAYOUT) -> dict[str, str]:
-    """{NAME: path} of the images `dir/image_dir/split/NAME.jpg`, NAME with sub-folders.
+def folder_images(folder: str, advice: str = FOLDER_LAYOUT) -> dict[str, str]:
+    """{NAME: path} of the images `folder/NAME.jpg`, NAME with sub-folders.
 
     Raises DataError (followed by `advice`) without a folder or without an image.
     """
-    return files_by_stem(os.path.join(directory, image_dir, split), IMAGE_ENDINGS, "image", advice, walk=True)
+    return files_by_stem(folder, IMAGE_ENDINGS, "image", advice, walk=True)
 
 
 class ListSource(FileSource):

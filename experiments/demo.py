@@ -6,14 +6,10 @@ Nothing is downloaded. Both arms have the same seed: the same initial weights, b
 scales of the branches and both tables, and writes a report of both. Meant for two CPU cores and at most five minutes.
 """
 
-import os
 import pathlib
 import shutil
 import textwrap
 import time
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # tensorflow only feeds images here; its greetings would be noise
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 from absl import app, flags, logging
 
@@ -49,31 +45,13 @@ def get_config(mode: str):
     return config
 
 
-def side_by_side(results: dict) -> str:
-    """The per-class IoU of several results, one column each, and the difference of the last to the first."""
-
-    from se_jax.report.results import mean_of
-
-    def cell(value):
-        return f"{'-' if value is None else format(100 * value, '.2f'):>22}"
-
-    def line(name, values):
-        change = "-" if None in (values[0], values[-1]) else f"{100 * (values[-1] - values[0]):+.2f}"
-        return f"{name:<10}{''.join(map(cell, values))}{change:>12}"
-
-    arms, results = list(results), list(results.values())
-    rule = "-" * (22 + 22 * len(arms))
-    lines = [f"{'IoU, %':<10}{''.join(f'{arm:>22}' for arm in arms)}{'difference':>12}", rule]
-    lines += [line(name, [result["iou"][name] for result in results]) for name in results[0]["iou"]]
-    return "\n".join([*lines, rule, line(mean_of(results[0]["iou"]), [result["miou"] for result in results])])
-
-
 def run(workdir: pathlib.Path, arms: dict = ARMS, change=None) -> dict:
     """Trains the arms ({name: equalizer mode}) and writes `workdir/report.html`; returns {name: metrics}.
 
     `change(config)` may alter each arm's config. Earlier runs of the arms in `workdir` are removed.
     """
     from se_jax.report import pages as report
+    from se_jax.report.results import side_by_side
     from se_jax.training.loop import train_and_evaluate
 
     results, begin = {}, time.monotonic()
@@ -93,23 +71,13 @@ def run(workdir: pathlib.Path, arms: dict = ARMS, change=None) -> dict:
     return results
 
 
-def _is_progress(record) -> bool:
-    """Lets warnings through and, of the rest that a run logs, only steps done and time left."""
-    message = record.getMessage()
-    if "ETA" in message:
-        record.msg, record.args = message.split(": ", 1)[1], ()
-    return record.levelno >= 30 or "ETA" in message
-
-
 def main(_) -> None:
-    logging.set_verbosity(logging.INFO)
-    handler = logging.get_absl_handler()
-    handler.addFilter(_is_progress)
-    handler.setFormatter(None)  # the bare message
+    cli.start(logging.WARNING)
     with cli.ending("experiments.demo"):
         run(pathlib.Path(flags.FLAGS.workdir))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", "runs/demo", "Directory for both runs and the report.")
+    cli.define_cache()
     app.run(main)

@@ -191,7 +191,7 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
-    from se_jax.evaluation.predictor import find_images, read_image
+    from se_jax.evaluation.images import find_images, read_image
 
     try:
         config, model, variables = _network(given.config, given.workdir)

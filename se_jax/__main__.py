@@ -11,6 +11,8 @@ COMMANDS = {
     "train": ("se_jax.main", "train and evaluate a network as a config says"),
     "evaluate": ("se_jax.evaluate", "score a trained network, or write a submission"),
     "predict": ("se_jax.predict", "masks and overlays of files and folders"),
+    "compare": ("se_jax.compare", "runs side by side: a table and a page"),
+    "sweep": ("se_jax.sweep", "train with every combination of some options, and several seeds"),
     "import": ("se_jax.importers", "PyTorch checkpoints in and out"),
     "fit": ("se_jax.dupsample_fit", "fit DUpsampling's decoder of label patches, before training"),
     "browse": ("data_pipelines.browse", "a page of augmented training pictures"),

@@ -24,6 +24,9 @@ TRAINED = ("params", "batch_stats")  # the collections of variables that trainin
 VARIABLES = (*TRAINED, "ema")  # always there, if empty; constants where there are any
 PROGRESS = ("step", "opt_state")
 
+# what orbax says of every checkpoint that is only read
+logging.get_absl_logger().addFilter(lambda record: "Given directory is read only" not in str(record.msg))
+
 
 class DamagedCheckpoint(ValueError):
     """No checkpoint of a run can be read as it was written."""

@@ -17,7 +17,7 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
-    logging.set_verbosity(max(flags.FLAGS.verbosity, logging.INFO))
+    cli.start(logging.INFO)
     with cli.reading_data():
         import data_pipelines  # noqa: F401
     try:
@@ -30,6 +30,7 @@ def main(argv) -> None:
 
 if __name__ == "__main__":
     cli.define_config()
+    cli.define_cache()
     flags.DEFINE_string("workdir", None, "Directory for the fit.")
     flags.DEFINE_enum("method", "auto", METHODS, "Of the fit; auto is one of the two forms of PCA.")
     flags.mark_flags_as_required(["config", "workdir"])

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     from se_jax.config import check
     from se_jax.evaluation import evaluator, submission
 
-    logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
+    cli.define_cache()
     for holder in (flags.FLAGS, given := flags.FlagValues()):
         flags.DEFINE_string("workdir", None, "Directory of a run.", flag_values=holder)
         flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which of its checkpoints.", flag_values=holder)
@@ -31,10 +31,9 @@ def main(argv: list[str]) -> None:
             "submission", None, "New directory for predictions as the benchmark wants them.", flag_values=holder
         )
     given(argv, known_only=True)  # a first look: the config flags can only be defined from the run's config
-    if given.workdir is None:
-        sys.exit("se_jax.evaluate: name the run to evaluate: --workdir=DIR")
 
     def work(_):
+        cli.start(logging.ERROR)  # orbax tells every step of its work
         with cli.reading_data():
             import data_pipelines  # noqa: F401
         try:
@@ -49,6 +48,10 @@ def main(argv: list[str]) -> None:
         except (OSError, ValueError) as error:
             sys.exit(f"se_jax.evaluate: {error}")
 
+    if given.workdir is None and cli.asks_for_help(argv):
+        app.run(work, argv=argv)
+    if given.workdir is None:
+        sys.exit("se_jax.evaluate: name the run to evaluate: --workdir=DIR")
     try:
         config = run_config.load(given.workdir)
         config.multihost = False  # whatever the run did: where it is evaluated decides

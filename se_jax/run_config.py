@@ -15,6 +15,8 @@ from se_jax.config.types import ConfigDict
 # A run may go on with other values of these: they change where it reads and what it reports, not what it computes.
 MAY_DIFFER = (
     "data.dir",
+    "data.train_dirs",
+    "data.val_dirs",
     "data.cache",
     "log",
     "checkpoint",

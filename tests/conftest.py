@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # commands keep compiled programs; tests compile their own
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the suite is written for a CPU; an accelerator would change its tolerances
 
 import hypothesis

@@ -15,22 +15,37 @@ ROOMS = {
     "losses": {"config", "models"},
     "run": set(),
     "parallel": {"models"},
+    "progress": set(),
     "multihost": set(),
     "constants": {"run"},
     "checksums": set(),
     "checkpoints": {"checksums", "config", "parallel", "run", "run_config"},
     "run_config": {"config", "run"},
     "importers": {"checkpoints", "cli", "config", "models", "parallel", "run", "run_config"},
-    "evaluation": {"checkpoints", "config", "equalizer", "losses", "models", "parallel", "report", "run"},
+    "evaluation": {
+        *(
+            "checkpoints",
+            "config",
+            "equalizer",
+            "importers",
+            "losses",
+            "models",
+            "parallel",
+            "progress",
+            "report",
+            "run",
+        ),
+    },
     "report": {"run"},
     "dupsampling": {"config", "constants", "evaluation", "losses", "models", "run"},
     "training": {
         *("checkpoints", "config", "constants", "equalizer", "evaluation", "importers", "losses", "models"),
-        *("multihost", "parallel", "report", "run", "run_config"),
+        *("multihost", "parallel", "progress", "report", "run", "run_config"),
     },
     "cli": {"config", "run"},
 }
-COMMANDS = ("main", "evaluate", "predict", "dupsample_fit", "__main__", "importers.__main__")  # nobody imports these
+# nobody imports these
+COMMANDS = ("main", "evaluate", "predict", "compare", "sweep", "dupsample_fit", "__main__", "importers.__main__")
 
 
 @functools.cache

@@ -68,6 +68,15 @@ def unknown(option: str, known) -> str:
     return f"the config has no option {option}" + (f"; did you mean {near[0]}?" if near else "; leave it out")
 
 
+def names(config, above: str = "") -> Iterator[str]:
+    """The dotted names of all options of a config."""
+    for key, value in config.items():
+        if hasattr(value, "keys"):
+            yield from names(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
+
+
 def _flat(config, section: str) -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every option but those of the parts of the network, which are their own."""
     for key, value in config.items():

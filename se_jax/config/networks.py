@@ -24,6 +24,43 @@ def network(config: ConfigDict, encoder: dict, decoder: dict, optimizer: dict | 
     return config
 
 
+# Heads whose published form is for an encoder of output stride 8; and other strides than 32 that heads are made for
+STRIDES = {"aspp": 8, "fcn": 8, "psp": 8, "sep_aspp": 8, "dupsampling": 16}
+WITH_STRIDE = {"resnet": (8, 16, 32), "xception": (8, 16, 32), "mobilenetv2": (8, 32)}
+WITHOUT_AUXILIARY = ("dupsampling", "eseg", "mask2former", "segformer", "vw_mask2former", "vwformer")
+
+
+def combined(config: ConfigDict, encoder: dict, head: dict) -> ConfigDict:
+    """Any encoder under any head, with the output stride, the loss and the optimiser that go with them.
+
+    Published combinations are as their recipes have them, up to what the data set decides; the others are ours, as is a
+    warm-up of at most a tenth of config.num_steps.
+
+    Args:
+      encoder, head: options of config.model's encoder and decoder, of which only the names must be given.
+    """
+    family, kind = encoder["name"], head["name"]
+    stride = STRIDES.get(kind, 32)
+    sizes = {"output_stride": max(s for s in WITH_STRIDE[family] if s <= stride)} if family in WITH_STRIDE else {}
+    if family == "convnext":
+        optimizer = optimizers.adamw_convnext(num_layers=6 if encoder.get("variant", "tiny") == "tiny" else 12)
+    else:
+        known = {"swin": optimizers.adamw_swin, "twins": optimizers.adamw_swin, "mit": optimizers.adamw_segformer}
+        optimizer = known.get(family, optimizers.sgd)()
+    if kind in WITHOUT_AUXILIARY:
+        config.model.auxiliary = None
+    if kind.endswith("mask2former"):
+        config.loss.name, optimizer = "masks", optimizers.adamw_mask2former()
+    optimizer["warmup_steps"] = min(optimizer["warmup_steps"], config.num_steps // 10)
+    full = _defaults(options.encoder, family) | sizes | encoder, _defaults(options.decoder, kind) | head
+    return network(config, *full, optimizer)
+
+
+def _defaults(make, name: str) -> dict:
+    """The library's options of a part; none of somebody else's."""
+    return {"name": name} if ":" in name else make(name)
+
+
 def cnn(config: ConfigDict, name: str, head: str) -> ConfigDict:
     """A dilated CNN, 'r50', 'r101' or 'mobilenetv2', under one of the five heads, as mmsegmentation has them.
 

@@ -123,6 +123,9 @@ def data() -> dict:
         # 'folder' only
         "image_dir": "images",
         "label_dir": "annotations",
+        # (folder of images, folder of annotations) of a split, wherever they are, in the place of the two above
+        "train_dirs": config_dict.placeholder(tuple),
+        "val_dirs": config_dict.placeholder(tuple),
         # 'shapes' only
         "image_size": (96, 128),  # (height, width)
         "num_train": 2000,

@@ -215,6 +215,8 @@ OPTIONS = {
     "data.val_split": optional(TEXT),
     "data.image_dir": TEXT,
     "data.label_dir": TEXT,
+    "data.train_dirs": optional(several(TEXT, 2, 2)),
+    "data.val_dirs": optional(several(TEXT, 2, 2)),
     "data.image_size": size("(height, width)"),
     "data.num_train": whole(1, MOST),
     "data.num_val": whole(1, MOST),

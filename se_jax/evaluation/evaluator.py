@@ -22,6 +22,7 @@ from se_jax.evaluation import inference
 from se_jax.evaluation.metrics import ConfusionMatrix, Metric
 from se_jax.evaluation.protocol import protocol
 from se_jax.evaluation.worst_images import WorstImages
+from se_jax.progress import Progress, say
 from se_jax.report.results import mean_of
 
 SEGMENTS = 11  # masks of one image in the report
@@ -133,13 +134,16 @@ def evaluate(
     programs = inference.build(model, protocol(config), mesh)
     variables = _on_devices(variables, mesh)
     found = Evaluation(metrics, tuple(metric.empty() for metric in metrics))
+    shown = Progress("evaluated", len(source), shown=jax.process_index() == 0)
     waiting = None  # one batch is fetched while the next one is computed
     for batch in batches(source, labels, config, mesh, on_error):
         each()
         counts = programs.count(metrics, variables, batch)
         found = found.plus(waiting)
         waiting = counts
+        shown(min(found.images, len(source) - 1))
     found = found.plus(waiting)
+    shown(len(source))
     logging.info("Evaluated %d images, %d fillers; %s", found.images, found.fillers, compilations(programs))
     return found
 
@@ -227,6 +231,7 @@ def write_pictures(
     variables = jax.device_get(gather(variables))
     if jax.process_index() != 0:
         return
+    say("Predicting the pictures of the report")
     programs = inference.build(model, protocol(config))
     variables = _on_devices(variables, programs.mesh)
     for path, indices in files.items():

@@ -70,6 +70,17 @@ def _class_ids(scores):
     return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
 
 
+def _shares(model, views: int, scores):
+    """Scores, or of several views their summed probabilities -> probabilities, whose sum over the classes is 1."""
+    found = scores if views > 1 else model.probabilities(scores)
+    return found / jnp.maximum(found.sum(axis=-1, keepdims=True), 1e-12)
+
+
+def _surest(model, views: int, scores):
+    """(class ids, the probability of each)."""
+    return _class_ids(scores), _shares(model, views, scores).max(axis=-1)
+
+
 def _no_counts(metrics, index):
     return index, tuple(metric.init(len(index)) for metric in metrics)
 
@@ -101,6 +112,10 @@ class Inference:
         )
         self._vote = self.compiled("vote", self._add_vote, in_shardings=parts, out_shardings=parts, donate_argnums=0)
         self._class_ids = self.compiled("class ids", _class_ids, in_shardings=parts, out_shardings=parts)
+        self._shares, self._surest = (
+            self.compiled(name, functools.partial(fn, model), static_argnums=0, in_shardings=parts, out_shardings=parts)
+            for name, fn in (("probabilities", _shares), ("class ids", _surest))
+        )
         self._no_counts = self.compiled("blank", _no_counts, static_argnums=0, in_shardings=parts, out_shardings=whole)
         self._count = self.compiled(
             "count", _count, static_argnums=0, in_shardings=(whole, parts, parts), out_shardings=whole
@@ -155,13 +170,34 @@ class Inference:
             for view in seen:
                 view.forget(above=rows.stop)
 
-    def class_ids(self, variables, images) -> np.ndarray:
+    def class_ids(self, variables, images, views=None) -> np.ndarray:
         """uint8 images [b, h, w, 3] (RGB) -> uint8 class ids [b, h, w]. All on the host, in one process."""
-        ids = np.zeros(images.shape[:3], np.uint8)
-        for rows, columns, scores in self.scores(variables, images):
-            found = np.asarray(self._class_ids(scores))
-            ids[:, rows, columns] = found[:, : rows.stop - rows.start, : columns.stop - columns.start]
+        (ids,) = self._whole(lambda _, scores: (self._class_ids(scores),), variables, images, views, [((), np.uint8)])
         return ids
+
+    def surest(self, variables, images, views=None) -> tuple[np.ndarray, np.ndarray]:
+        """Likewise (class ids, the probability of each: float32 [b, h, w])."""
+        ids, found = self._whole(self._surest, variables, images, views, [((), np.uint8), ((), np.float32)])
+        return ids, found
+
+    def probabilities(self, variables, images, views=None) -> np.ndarray:
+        """Likewise the probabilities of all classes, float32 [b, h, w, K], whose sum is 1.
+
+        Of several views their mean. Scores that are no logits (`Decoder.probabilities`) are divided by their sum.
+        """
+        kind = [((self.model.num_classes,), np.float32)]
+        (found,) = self._whole(lambda *args: (self._shares(*args),), variables, images, views, kind)
+        return found
+
+    def _whole(self, program, variables, images, views, kinds) -> tuple[np.ndarray, ...]:
+        """What `program(number of views, scores)` makes of every tile, put together: an array a kind, (axes, dtype)."""
+        views = self.protocol.views(images.shape[1:3]) if views is None else views
+        whole = tuple(np.zeros((*images.shape[:3], *axes), dtype) for axes, dtype in kinds)
+        for rows, columns, scores in self.scores(variables, images, views):
+            for array, tile in zip(whole, program(len(views), scores), strict=True):
+                height, width = rows.stop - rows.start, columns.stop - columns.start
+                array[:, rows, columns] = np.asarray(tile)[:, :height, :width]
+        return whole
 
     def segments(self, variables, image, most: int) -> dict[str, np.ndarray] | None:
         """The surest masks that the scores are the sum of (`Decoder.segments`), in the first view or its first window.

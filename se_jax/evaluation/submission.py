@@ -24,7 +24,7 @@ from se_jax import parallel
 from se_jax.config.check import check
 from se_jax.evaluation import inference
 from se_jax.evaluation.evaluator import batches
-from se_jax.evaluation.predictor import save_ids
+from se_jax.evaluation.images import save_ids
 from se_jax.evaluation.protocol import protocol
 
 

@@ -193,7 +193,7 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
-    logging.set_verbosity(logging.ERROR)  # orbax tells every step of its work
+    cli.start(logging.ERROR)  # orbax tells every step of its work
     try:
         if given.list:
             list_tables()
@@ -210,6 +210,7 @@ def main(argv) -> None:
 
 if __name__ == "__main__":
     cli.define_config()
+    cli.define_cache()
     flags.DEFINE_string("source", None, "PyTorch checkpoint to read: .safetensors, .pth, .pkl")
     flags.DEFINE_string("layout", "auto", "Whose names it has, one of --list, or auto.")
     flags.DEFINE_string("output", None, "New directory for the imported weights.")

@@ -1,6 +1,7 @@
 """Where the weights of a new run come from, if not from chance."""
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,11 @@ from se_jax.importers.packages import locate
 from se_jax.importers.skip import Skip
 
 
-def start_from(path, model, variables: dict, skip="") -> dict:
+def start_from(path, model, variables: dict, skip: str | Sequence[str] = "") -> dict:
     """`variables` with the weights of a run or an import (a directory), a PyTorch checkpoint (a file), or a package.
 
     Args:
+      path: a directory, a file, or a name of `packages.PACKAGES`.
       skip: config.init_skip, which arrays keep the values that they have in `variables`; see `Skip`. They are logged.
 
     Raises:

@@ -25,5 +25,7 @@ from .encoders.xception import Xception as Xception
 from .from_config import DECODERS as DECODERS
 from .from_config import ENCODERS as ENCODERS
 from .from_config import build as build
+from .names import list_encoders as list_encoders
+from .names import list_heads as list_heads
 from .segmenter import Segmenter as Segmenter
 from .segmenter import normalize as normalize

@@ -179,3 +179,21 @@ def segments(runs) -> list[dict]:
         ]
         shown.append({"run": run.name if len(runs) > 1 else "", "photo": pictures.photo(image), "cells": cells})
     return shown
+
+
+def side_by_side(results: dict) -> str:
+    """The per-class IoU of several results, one column each, and the difference of the last to the first."""
+
+    def cell(value):
+        return f"{'-' if value is None else format(100 * value, '.2f'):>22}"
+
+    def line(name, values):
+        change = "-" if None in (values[0], values[-1]) else f"{100 * (values[-1] - values[0]):+.2f}"
+        return f"{name:<10}{''.join(map(cell, values))}{change:>12}"
+
+    arms, found = list(results), list(results.values())
+    names = list(dict.fromkeys(name for result in found for name in result["iou"]))
+    rule = "-" * (22 + 22 * len(arms))
+    lines = [f"{'IoU, %':<10}{''.join(f'{arm:>22}' for arm in arms)}{'difference':>12}", rule]
+    lines += [line(name, [result["iou"].get(name) for result in found]) for name in names]
+    return "\n".join([*lines, rule, line(mean_of(found[0]["iou"]), [result["miou"] for result in found])])

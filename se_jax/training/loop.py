@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 from absl import logging
-from clu import metric_writers, periodic_actions
+from clu import metric_writers
 
 import data_pipelines
 from data_pipelines import counts
@@ -17,16 +17,24 @@ from se_jax.evaluation import evaluator
 from se_jax.evaluation.metrics import Accuracy, Metric, numbers
 from se_jax.losses import Loss
 from se_jax.models import build
+from se_jax.progress import say
 from se_jax.report import pages
 from se_jax.training import optimizers, start
 from se_jax.training import state as train_state
 from se_jax.training.feed import fetch, prefetch
 from se_jax.training.preemption import Stopped, preemption
-from se_jax.training.records import History, average, write_environment, write_equalizer
+from se_jax.training.records import History, average, data_line, step_line, write_environment, write_equalizer
 from se_jax.training.step import compile_train_step
 
 
-def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_metrics: Sequence[Metric] = ()) -> dict:
+def train_and_evaluate(
+    config,
+    workdir,
+    *,
+    own_losses: Sequence[Loss] = (),
+    own_metrics: Sequence[Metric] = (),
+    since: float | None = None,
+) -> dict:
     """Trains as `config` says (see se_jax/config/options.py), evaluates, and leaves everything in `workdir`.
 
     A run is a function of its config: started again in the same workdir it goes on from the last checkpoint to the very
@@ -34,6 +42,7 @@ def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_
 
     Args:
       own_losses: in the place of those that config.loss describes. own_metrics: beside the default ones.
+      since: time.monotonic() when the command began, to be told when the first step is done; by default now.
 
     Returns:
       What metrics.json holds.
@@ -45,6 +54,7 @@ def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_
       Stopped: SIGTERM or Ctrl-C asked the run to end; its state is saved.
     """
     # ---- Devices ----
+    since = time.monotonic() if since is None else since
     start.check(config)  # before a device is touched
     saved = functools.partial(checkpoints.last_good, workdir)
     with multihost.joined(config.multihost, config.multihost_timeout, saved), contextlib.ExitStack() as stack:
@@ -58,12 +68,13 @@ def train_and_evaluate(config, workdir, *, own_losses: Sequence[Loss] = (), own_
         config = start.with_normalization(config, workdir)
         run_config.check(workdir, config)
         asked = stack.enter_context(preemption())
-        return _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics)
+        return _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics, since)
 
 
-def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> dict:
+def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics, since) -> dict:
     """The stages of a run that has its workdir for itself."""
     # ---- Data, model, and what is measured ----
+    tell = say if lead else _silent
     data = open_data(config)
     model = build(config.model)
     start.check_network(config, model)
@@ -82,6 +93,7 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
         state = store.restore(blank)
         logging.info("Going on from the checkpoint of step %d in %s", state.step, workdir)
     else:
+        tell("Making the initial network, and measuring its equalizers")
         obey = functools.partial(asked.obey, "Stopped before the first step; there was nothing to save")
         state, rows = start.initial_state(config, model, data, tx, mesh, blank, obey)
         if rows and lead:
@@ -92,6 +104,7 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
     store.scores = {step: score for step, score in scores.items() if step <= begun}
 
     # ---- Step ----
+    tell(f"Compiling the training step ({time.monotonic() - since:.0f} s after the start)")
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = data_pipelines.train_batches(data, config.data, seed=config.seed, start_step=begun, **processes)
     batches = prefetch(map(functools.partial(parallel.shard_batch, mesh), batches))
@@ -101,11 +114,9 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
     batches = itertools.chain([first], batches)
 
     # ---- What a run tells of itself ----
-    writer = metric_writers.create_default_writer(workdir, just_logging=not lead)
+    events = [metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))] if lead else []
+    writer = metric_writers.MultiWriter(events)
     stack.enter_context(contextlib.closing(writer))
-    progress = periodic_actions.ReportProgress(
-        num_train_steps=config.num_steps, every_steps=config.log.every_steps, every_secs=None
-    )
     history = History(workdir / run.HISTORY, begun) if lead else None
     if lead:
         run.write_labels(workdir, data.labels)
@@ -137,24 +148,27 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
     result, recent, waited = None, [], 0.0
     if begun and is_due(begun):
         result = start.last_result(workdir, begun) if begun in store.scores else evaluate(state, begun)
-    since = time.monotonic()
+    last = time.monotonic()
     for step in range(begun + 1, config.num_steps + 1):
         batch, idle = fetch(batches, recent)
         state, measured = train_step(state, batch)
         waited += idle
         recent.append(measured)
+        if step == begun + 1:
+            jax.block_until_ready(measured)
+            tell(f"First step done {time.monotonic() - since:.0f} s after the start")
         stop = asked()
         saving = is_due(step) or stop or step % config.checkpoint.every_steps == 0
 
         if saving or step % config.log.every_steps == 0:  # the only places where the host waits for the devices
             values = average(jax.device_get(recent), watched, step, store)
-            seconds, images = time.monotonic() - since, len(recent) * config.data.batch_size
+            seconds, images = time.monotonic() - last, len(recent) * config.data.batch_size
             pace = {"images_per_second": images / seconds, "data_wait_share": waited / seconds}
             writer.write_scalars(step, values | pace)
+            tell(step_line(step, config.num_steps, values, images / seconds, len(recent) / seconds))
             if history:
                 history.append(step, values)
             recent = []
-        progress(step)
         if saving:
             store.save(step, state)
         if stop:
@@ -162,12 +176,16 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics) -> 
         if is_due(step):
             result = evaluate(state, step)
         if not recent:
-            since, waited = time.monotonic(), 0.0
+            last, waited = time.monotonic(), 0.0
 
     # ---- Final evaluation and report ----
     result = result or evaluate(state, config.num_steps)
     shown = {run.SAMPLES: evaluator.spread(len(data.val)), run.WORST: evaluator.examples(metrics, result)}
     return finish(config, workdir, model, state, data, mesh, result, shown, obey_at(config.num_steps))
+
+
+def _silent(_) -> None:
+    """What processes that do not write say."""
 
 
 def open_data(config) -> data_pipelines.Data:
@@ -184,6 +202,7 @@ def open_data(config) -> data_pipelines.Data:
     if jax.process_index() == 0:
         if data.pixels:
             print(counts.table(list(data.pixels.values())), flush=True)
+        say(data_line(config, data))
         for warning in data.warnings:
             logging.warning("%s", warning)
     return data

@@ -13,6 +13,9 @@ from absl import logging
 
 from se_jax import run
 from se_jax.equalizer import calibrate
+from se_jax.progress import clock
+
+LOOKED_AT = 100  # images, whose sizes are told
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -42,6 +45,34 @@ def average(recent: list[dict], metrics, step: int, store) -> dict[str, float]:
         computed.append(values)
     means = {name: sum(values[name] for values in computed) / len(computed) for name in computed[0]}
     return means | {"learning_rate": computed[-1]["learning_rate"]}
+
+
+def step_line(step: int, steps: int, values: dict, images: float, rate: float) -> str:
+    """The line of progress after a step: losses, images a second, the time left at `rate` steps a second."""
+    losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name.startswith("loss"))
+    accuracy = f"  accuracy {100 * values['accuracy']:.1f} %" if "accuracy" in values else ""
+    pace = f"{images:.1f} images a second  {clock((steps - step) / rate)} left"
+    return f"step {step}/{steps}  {losses}{accuracy}  {pace}"
+
+
+def data_line(config, data) -> str:
+    """How large images are, and what training makes of them; sizes are width x height."""
+    count, options = len(data.train), config.data
+    sizes = []
+    for index in range(0, count, -(-count // LOOKED_AT)):
+        with contextlib.suppress(ValueError):  # that a file cannot be read is said when it is
+            sizes.append(data.train.size(index))
+    heights, widths = (sorted(sides) for sides in zip(*sizes, strict=True)) if sizes else ([0], [0])
+    smallest, largest = (f"{w}x{h}" for w, h in ((widths[0], heights[0]), (widths[-1], heights[-1])))
+    middle = f"{widths[len(widths) // 2]}x{heights[len(heights) // 2]}"
+    images = smallest if smallest == largest else f"{smallest} to {largest}, typically {middle}"
+    fitted = f", fitted to {options.scale[0]}x{options.scale[1]}" if options.scale else ""
+    crop = f"crop {options.crop[1]}x{options.crop[0]}"
+    epochs = config.num_steps * options.batch_size / max(count, 1)
+    return (
+        f"{count} images for training, {len(data.val)} for validation: {images}{fitted}, {crop}; {options.batch_size} "
+        f"a step, {epochs:.3g} times each in {config.num_steps} steps"
+    )
 
 
 class History:

@@ -3,6 +3,7 @@
 import json
 
 from experiments import demo
+from se_jax.report import results
 
 
 def tiny(config):
@@ -33,7 +34,7 @@ def test_both_arms_run_from_the_same_start_and_the_page_holds_both(tmp_path, cap
 def test_side_by_side_shows_the_difference():
     first = {"iou": {"ball": 0.5, "box": None}, "miou": 0.5}
     second = {"iou": {"ball": 0.625, "box": 0.1}, "miou": 0.3625}
-    table = demo.side_by_side({"without": first, "with": second})
+    table = results.side_by_side({"without": first, "with": second})
     lines = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
     assert lines["ball"] == ["50.00", "62.50", "+12.50"]
     assert lines["box"] == ["-", "10.00", "-"]
