@@ -10,7 +10,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +178,7 @@ class Model:
     def features(self, images) -> tuple[jax.Array, ...]:
         """uint8 [b, h, w, 3] -> the encoder's maps, finest first: float32 [b, h / stride, w / stride, channels]."""
         parts = {name: tree["encoder"] for name, tree in self.variables.items() if "encoder" in tree}
-        return _encoder(self.network)(parts, jnp.asarray(images))
+        return _encoder(cast(Any, self.network))(parts, jnp.asarray(images))
 
     def color(self, mask: np.ndarray) -> np.ndarray:
         """Class ids [h, w] -> their colours, uint8 [h, w, 3]; black for ids without a class (255)."""
