@@ -117,12 +117,12 @@ def test_every_config_makes_a_network_with_equalizers():
 
 
 def test_every_variant_passes_the_checks():
-    mesh = parallel.make_mesh()
+    meshes = [parallel.make_mesh(devices=jax.devices()[:count]) for count in (1, 8)]
     for name in variants(FILES):
         config = get(name)
         model = build(config.model)
         start.check(config)
-        start.check_devices(config, mesh)
+        start.check_devices(config, meshes[config.data.batch_size >= 8])
         model.decoder.check(config.model.encoder.get("output_stride", 32), config.data.crop)
         protocol.check(model, config.eval)
         losses.build(config.loss, model)

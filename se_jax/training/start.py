@@ -100,7 +100,7 @@ def with_normalization(config, workdir) -> ConfigDict:
         why = "as its weights expect" if found else "ImageNet's, as nothing there says what its weights expect"
         logging.log(
             logging.INFO if found else logging.WARNING,
-            "Images for the weights of %s are normalised by %s, %s; --config.model.normalization says otherwise",
+            "Images for the weights of %s are normalised by %s, %s; for others give --config.model.normalization",
             *(config.init_from, normalization.text(found or normalization.IMAGENET), why),
         )
     config.model.normalization = given or found or normalization.IMAGENET
