@@ -15,6 +15,7 @@ from se_jax.equalizer.fusion import site_variables
 from se_jax.evaluation import evaluator
 from se_jax.models import build
 from se_jax.training.step import stream
+from tests.report.parsed import Page
 
 
 def tiny_config():
@@ -118,7 +119,13 @@ def test_frozen_runs_are_pairs_and_go_on_where_they_stopped(tmp_path, capsys):
     table = comparison.table(rows)
     assert "explicit" in table and "stripes" in table
     page = comparison.write(rows, tmp_path / "page.html", "Tiny").read_text()
-    assert "<svg" in page and "Arms at their best rates" in page
+    assert Page(page).headings == [
+        "Arms at their best rates",
+        "Classes",
+        "Training loss, mean over the seeds",
+        "All rates",
+    ]
+    assert page.count("<svg") == 4
 
 
 def test_cached_evaluation_is_that_of_the_whole_network(tmp_path):
