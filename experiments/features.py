@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import data_pipelines
-from se_jax import run
+from se_jax import parallel, run
 from se_jax.evaluation.protocol import protocol
 from se_jax.importers import start_from
 from se_jax.models import build
@@ -112,24 +112,22 @@ def _write(config, split: str, place: pathlib.Path, epochs: int, images: int | N
     return list(data.labels.names)
 
 
-def encoder(config, batch_statistics: bool | None = None):
+def encoder(config):
     """The encoder of a config with the weights that a run starts from: (uint8 [b, h, w, 3], sizes) -> maps, compiled.
 
-    batch_statistics: whether BatchNorms take the batch's, as in training; by default for weights from chance, which
-    have no running statistics yet.
+    Weights from chance have no running statistics yet, so their BatchNorms take the batch's, as in training.
     """
-    if batch_statistics is None:
-        batch_statistics = not config.init_from
     model = build(config.model).with_equalizer(mode="none")
-    variables: Any = model.init(stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
+    init = parallel.jit_once(model.init)
+    variables: Any = init(stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
     if config.init_from:
         variables = start_from(config.init_from, model, variables, config.init_skip)
     own = {name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree}
 
-    @jax.jit
+    @parallel.jit
     def encode(image, size):
         images = normalize(image, size)
-        if batch_statistics:
+        if not config.init_from:
             return model.encoder.apply(own, images, train=True, mutable=["batch_stats"])[0]
         return model.encoder.apply(own, images)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import arms, variance
 from experiments.features import Features
-from se_jax import losses
+from se_jax import losses, parallel
 from se_jax.config.types import ConfigDict
 from se_jax.equalizer import calibrate
 from se_jax.evaluation.metrics import confusion_matrix
@@ -40,8 +40,8 @@ class Head:
         self.loss = losses.build(config.loss, self.model)[0]  # the auxiliary head would train nothing but itself
         self.begun = self.start(config.seed)
         self.decoder = self.model.with_equalizer(mode=self.begun.mode).decoder
-        self._train_step = jax.jit(jax.vmap(self._step), donate_argnums=0)
-        self._count = jax.jit(self._confusion, static_argnums=(2, 3))
+        self._train_step = parallel.jit(jax.vmap(self._step), donate_argnums=0)
+        self._count = parallel.jit(self._confusion, static_argnums=(2, 3))
 
     def start(self, seed: int) -> arms.Start:
         """Its variables before the first step."""
@@ -146,9 +146,9 @@ class Starts:
 
     def _plain(self, config, seed: int) -> dict:
         decoder = build(config.model).with_equalizer(mode="none").decoder
-        maps = self.pool.take(slice(0, 1))[0]
+        maps = self.pool.take(slice(0, 2))[0]
         key = ("plain", str(config.model.decoder), seed)
-        return self._once(key, lambda: jax.jit(decoder.init)(stream(seed, "params"), maps))
+        return self._once(key, lambda: parallel.jit_once(decoder.init)(stream(seed, "params"), maps))
 
     def _calibrated(self, config, seed: int) -> tuple[dict, dict]:
         """(variables with statistics, the sizes of the branches)."""
@@ -159,9 +159,9 @@ class Starts:
             return ((maps,) for maps in self.pool.batches(CALIBRATED, limit))
 
         def measure():
-            found, _ = calibrate.calibrate(decoder, plain, batches)
+            found, _ = calibrate.calibrate(decoder, plain, batches, jit=parallel.jit)
             return found, sizes(
-                build(config.model).with_equalizer(mode="none").decoder, plain, self.pool.take(slice(0, 1))[0]
+                build(config.model).with_equalizer(mode="none").decoder, plain, self.pool.take(slice(0, 2))[0]
             )
 
         key = ("calibrated", str(config.model.decoder), equalizer.statistics, str(equalizer.sites), limit, seed)

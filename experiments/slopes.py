@@ -10,6 +10,7 @@ from flax import traverse_util
 
 from experiments import arms
 from experiments.heads import Head
+from se_jax import parallel
 from se_jax.equalizer.sites import find_sites
 
 BATCH = 8  # images of a gradient
@@ -31,7 +32,7 @@ class Slopes:
             except ValueError:  # a sum, which has no weights
                 continue
             self.sites[site.path] = site.branches
-        self._gradient = jax.jit(jax.grad(head.loss_of, has_aux=True))
+        self._gradient = parallel.jit(jax.grad(head.loss_of, has_aux=True))
 
     def rows(self, state, measured: dict, images: int) -> list[dict]:
         """A row for every branch, over the pool's first `images` images.

@@ -53,14 +53,14 @@ def prepare(config):
 
 def initial(config):
     """(our network, its variables before the first step of the run of config.seed)."""
-    import jax
     import jax.numpy as jnp
 
+    from se_jax import parallel
     from se_jax.models import build
     from se_jax.training.step import stream
 
     model = build(config.model)
-    return model, jax.jit(model.init)(stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
+    return model, parallel.jit_once(model.init)(stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
 
 
 def peer_of(config, model, variables):

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from se_jax import parallel
 from se_jax.equalizer.fusion import Fusion, branch_key
 from se_jax.models.interpolation import taps
 from se_jax.models.layers import resize
@@ -146,7 +147,7 @@ class Meter:
     def __init__(self, head: nn.Module):
         self.head = head
         self._found: dict[tuple[str, ...], dict[str, Branch]] = {}
-        self._sums = jax.jit(self._traced)
+        self._sums = parallel.jit(self._traced)
 
     def __call__(self, variables, batches) -> dict[tuple[str, ...], dict[str, dict[str, Any]]]:
         """{path of a site: {branch key: `Branch.row`}} over all batches, tuples of [b, h, w, c]."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import comparison, features, scales
-from tests.experiments.test_paired import tiny_config
+from tests.experiments.toy_encoder import tiny_config
 
 
 def test_scales_and_gradients_before_and_after_training(tmp_path):
@@ -12,10 +12,10 @@ def test_scales_and_gradients_before_and_after_training(tmp_path):
     pool = features.load(config, "train", tmp_path, epochs=2)
     found = scales.measure(config, pool, images=8, seed=0, steps=2)
     (site,) = found["sites"]
-    assert [row["kind"] for row in found["sites"][site].values()] == ["encoder"] * 4
+    assert [row["kind"] for row in found["sites"][site].values()] == ["encoder"] * 3
     assert sum(found["shares"][site].values()) == pytest.approx(1)
     rows = {(row["arm"], row["step"], row["branch"]): row for row in found["gradients"]}
-    assert len(rows) == 3 * 2 * 4
+    assert len(rows) == 3 * 2 * 3
     for key, row in found["sites"][site].items():
         std = {mode: rows[mode, 0, key]["std"] for mode in scales.MODES}
         np.testing.assert_allclose(list(std.values()), row["std_after"], rtol=1e-4)
@@ -28,4 +28,4 @@ def test_scales_and_gradients_before_and_after_training(tmp_path):
         )
     assert "resize" in comparison.aligned([scales.SHARE_HEADS, *scales.share_rows(found)])
     page = scales.write(found, tmp_path / "page.html", "Tiny").read_text()
-    assert "level3" in page and page.count("<svg") == 4
+    assert "level2" in page and page.count("<svg") == 4
