@@ -21,7 +21,7 @@ from se_jax.evaluation.protocol import protocol
 from se_jax.importers import start_from
 from se_jax.models import build
 from se_jax.models.interpolation import taps
-from se_jax.models.segmenter import normalize
+from se_jax.training import start
 from se_jax.training.step import stream
 
 INDEX = "index.json"  # written last: what a folder without it holds is not whole
@@ -87,7 +87,7 @@ def _write(config, split: str, place: pathlib.Path, epochs: int, images: int | N
         changed.data.val_split = split
     data = data_pipelines.build(changed.data)
     source, total = (_training, epochs * len(data.train)) if split == "train" else (evaluated, len(data.val))
-    total, arrays, done, encode = min(total, images or total), [], 0, encoder(config)
+    total, arrays, done, encode = min(total, images or total), [], 0, encoder(config, place)
     for image, size, label in source(changed, data):
         label = label[: total - done]
         values = [*jax.device_get(encode(image, size)), label]
@@ -112,12 +112,13 @@ def _write(config, split: str, place: pathlib.Path, epochs: int, images: int | N
     return list(data.labels.names)
 
 
-def encoder(config):
+def encoder(config, place: pathlib.Path):
     """The encoder of a config with the weights that a run starts from: (uint8 [b, h, w, 3], sizes) -> maps, compiled.
 
     Weights from chance have no running statistics yet, so their BatchNorms take the batch's, as in training.
+    place: folder of the features.
     """
-    model = build(config.model).with_equalizer(mode="none")
+    model = build(start.with_normalization(config, place).model).with_equalizer(mode="none")
     init = parallel.jit_once(model.init)
     variables: Any = init(stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
     if config.init_from:
@@ -126,7 +127,7 @@ def encoder(config):
 
     @parallel.jit
     def encode(image, size):
-        images = normalize(image, size)
+        images = model.normalize(image, size)
         if not config.init_from:
             return model.encoder.apply(own, images, train=True, mutable=["batch_stats"])[0]
         return model.encoder.apply(own, images)

@@ -94,7 +94,6 @@ def train_peer(config, peer, model, batches) -> list[float]:
     import torch
 
     from experiments.torch_networks import resize
-    from se_jax.models.segmenter import normalize
     from se_jax.training import optimizers
 
     options, losses = config.optimizer, []
@@ -106,7 +105,7 @@ def train_peer(config, peer, model, batches) -> list[float]:
         optimizer = torch.optim.AdamW(peer.parameters(), 0.0, weight_decay=options.weight_decay)
     for step, batch in zip(range(config.num_steps), batches, strict=False):
         optimizer.param_groups[0]["lr"] = float(schedule(step))
-        images = np.array(normalize(batch["image"], batch["size"])).transpose(0, 3, 1, 2)
+        images = np.array(model.normalize(batch["image"], batch["size"])).transpose(0, 3, 1, 2)
         label = torch.from_numpy(batch["label"].astype(np.int64))
         (logits,) = peer(torch.from_numpy(np.ascontiguousarray(images)))
         total = torch.nn.functional.cross_entropy(
