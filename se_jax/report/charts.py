@@ -131,10 +131,9 @@ def intervals(groups, *, x_label: str) -> dict | None:
             placed.append(bar | {"name": name, "y": y + head + row * k, "x": across(number), "tip": tip})
         drawn.append({"name": group, "color": i % 6, "y": y, "rows": placed})
         y += head + row * len(entries)
-    frame = dict(width=WIDTH, height=y + 44, left=left, right=WIDTH - right, zero=None)
-    if grid[0] <= 0 <= grid[-1]:
-        frame["zero"] = across(0)
-    return frame | dict(x_label=x_label, ticks=[(across(tick), f"{tick:g}") for tick in grid], groups=drawn)
+    frame = dict(width=WIDTH, height=y + 44, left=left, right=WIDTH - right)
+    zero = across(0) if grid[0] <= 0 <= grid[-1] else None
+    return frame | dict(x_label=x_label, zero=zero, ticks=[(across(tick), f"{tick:g}") for tick in grid], groups=drawn)
 
 
 def strength(share):
