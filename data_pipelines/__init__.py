@@ -102,9 +102,10 @@ def build(config) -> Data:
     if ":" in config.name:
         return _counted(_imported(config), config)
     if config.name == "shapes":
+        splits = (config.get("train_split") or "train", config.get("val_split") or "val")
         train, val = (
             shapes.ShapesSource(split, count, config.image_size)
-            for split, count in (("train", config.num_train), ("val", config.num_val))
+            for split, count in zip(splits, (config.num_train, config.num_val), strict=True)
         )
         return Data(train, val, shapes.label_spec())
     (train, val), labels = _open(config)

@@ -40,7 +40,7 @@ from se_jax.losses import PixelCrossEntropy
 try:
     import torch
 
-    from experiments import torch_peer
+    from experiments import torch_networks
 except ImportError:
     torch = None
 
@@ -70,7 +70,7 @@ def make_peer(name: str, flags):
     torch.manual_seed(0)
     network = NETWORKS[name]
     if network.encoder == "resnet":
-        layout, encoder = "mmseg", torch_peer.ResNet(flags.depth, width=flags.width, **network.options)
+        layout, encoder = "mmseg", torch_networks.ResNet(flags.depth, width=flags.width, **network.options)
     else:
         from experiments import torch_encoders  # which needs timm and torchvision besides
 
@@ -78,9 +78,9 @@ def make_peer(name: str, flags):
         layout = encoder.layout
     options = {"channels": 8 * flags.width} | network.head_options
     auxiliary = 4 * flags.width if network.auxiliary else None
-    peer = torch_peer.Segmentor(encoder, network.head, NUM_CLASSES, auxiliary_channels=auxiliary, **options)
+    peer = torch_networks.Segmentor(encoder, network.head, NUM_CLASSES, auxiliary_channels=auxiliary, **options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch_peer.randomize(peer).to(device, memory_format=torch.channels_last), layout
+    return torch_networks.randomize(peer).to(device, memory_format=torch.channels_last), layout
 
 
 def tensors_of(peer, layout: str) -> dict[str, np.ndarray]:
@@ -179,7 +179,7 @@ def torch_candidate(kind: str, peer, images, labels, dtype: str) -> Candidate:
 
     def loss():
         with cast:
-            outputs = [torch_peer.resize(out.float(), labels.shape[1:]) for out in network(images)]
+            outputs = [torch_networks.resize(out.float(), labels.shape[1:]) for out in network(images)]
         decoder, *auxiliary = (torch.nn.functional.cross_entropy(out, labels) for out in outputs)
         return decoder + AUXILIARY_WEIGHT * sum(auxiliary)
 
@@ -234,7 +234,7 @@ def benchmark_network(name: str, flags, report=print) -> list[dict]:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(flags.batch, flags.size, flags.size, 3)).astype(np.float32)
     labels = rng.integers(0, NUM_CLASSES, images.shape[:3]).astype(np.int32)
-    has_peer = torch and NETWORKS[name].head in torch_peer.HEADS
+    has_peer = torch and NETWORKS[name].head in torch_networks.HEADS
     peer, layout = make_peer(name, flags) if has_peer else (None, "mmseg")
     variables = make_variables(name, flags, peer, layout)
     placed = jax.device_put((images, labels, jax.random.key(0)))

@@ -1,271 +1,181 @@
-"""The benchmark's networks once more in PyTorch, as mmsegmentation builds them: ResNet and the six heads.
+"""Trains the same network here and in PyTorch, from the same weights, on the same batches, by the same recipe.
 
-Module names are mmsegmentation's, so that `se_jax.importers` reads a peer's state dict and both sides can be checked to
-compute the same function. Images and maps are [b, c, h, w], as torch has them.
+python -m experiments.torch_peer --config=camvid_small --config.data.dir=DIR --config.num_steps=400 --seeds=0..2
+
+The network is a ResNet under one of the heads of `experiments.torch_networks`, without equalizers, auxiliary head and
+dropout, whose random numbers differ. PyTorch's initial weights are ours, exported; its batches come from our pipeline;
+its final weights are imported, so that both are evaluated by the same code. Needs PyTorch (requirements-bench.txt).
+Prints mIoU side by side, adds a line a run to the results, and writes a page with both loss curves.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+import os
+import pathlib
+import sys
+import time
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-GEOMETRY = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 2)), 32: ((1, 2, 2, 2), (1, 1, 1, 1))}
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from absl import app, flags, logging
 
-class ConvModule(nn.Module):
-    """Convolution, BatchNorm, ReLU."""
+from se_jax import cli
 
-    def __init__(self, inputs, outputs, kernel, dilation=1, groups=1):
-        super().__init__()
-        padding = dilation * (kernel // 2)
-        self.conv = nn.Conv2d(inputs, outputs, kernel, 1, padding, dilation, groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
-
-    def forward(self, x):
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+OURS, PEER = "se_jax", "pytorch"
 
 
-class SeparableConvModule(nn.Module):
-    def __init__(self, inputs, outputs, kernel=3, dilation=1):
-        super().__init__()
-        self.depthwise_conv = ConvModule(inputs, inputs, kernel, dilation, groups=inputs)
-        self.pointwise_conv = ConvModule(inputs, outputs, 1)
+def prepare(config):
+    """The config of a comparison: what both sides can do alike.
 
-    def forward(self, x):
-        return self.pointwise_conv(self.depthwise_conv(x))
-
-
-class Block(nn.Module):
-    """A residual block, basic or bottleneck."""
-
-    def __init__(self, inputs, width, bottleneck, stride, dilation, average):
-        super().__init__()
-        outputs = 4 * width if bottleneck else width
-        self.bottleneck = bottleneck
-        spatial = {"stride": stride, "padding": dilation, "dilation": dilation, "bias": False}
-        if bottleneck:
-            self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
-            self.conv2, self.bn2 = nn.Conv2d(width, width, 3, **spatial), nn.BatchNorm2d(width)
-            self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
-        else:
-            self.conv1, self.bn1 = nn.Conv2d(inputs, width, 3, **spatial), nn.BatchNorm2d(width)
-            self.conv2, self.bn2 = nn.Conv2d(width, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
-        self.downsample = None
-        if stride != 1 or inputs != outputs:
-            pool = [nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)] if average else []
-            conv = nn.Conv2d(inputs, outputs, 1, 1 if average else stride, bias=False)
-            self.downsample = nn.Sequential(*pool, conv, nn.BatchNorm2d(outputs))
-
-    def forward(self, x):
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
-        if self.bottleneck:
-            y = self.bn3(self.conv3(F.relu(y, inplace=True)))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
-
-
-class ResNet(nn.Module):
-    def __init__(self, depth=50, variant="v1c", output_stride=8, width=64, multi_grid=None):
-        super().__init__()
-        if variant == "v1b":
-            self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
-        else:
-            layers = []
-            for inputs, outputs, stride in ((3, width // 2, 2), (width // 2, width // 2, 1), (width // 2, width, 1)):
-                conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-                layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-            self.stem = nn.Sequential(*layers)
-        bottleneck, inputs = depth >= 50, width
-        for stage, (count, stride, dilation) in enumerate(zip(BLOCKS[depth], *GEOMETRY[output_stride], strict=True)):
-            blocks = []
-            for i in range(count):
-                rate = max(dilation // 2, 1) if i == 0 else dilation
-                if stage == 3 and multi_grid is not None:
-                    rate = multi_grid[i]
-                channels = width * 2**stage
-                average = variant == "v1d"
-                blocks.append(Block(inputs, channels, bottleneck, stride if i == 0 else 1, rate, average))
-                inputs = channels * (4 if bottleneck else 1)
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.channels = [width * 2**stage * (4 if bottleneck else 1) for stage in range(4)]
-
-    def forward(self, x):
-        x = self.stem(x) if hasattr(self, "stem") else F.relu(self.bn1(self.conv1(x)))
-        x = F.max_pool2d(x, 3, 2, 1)
-        maps = []
-        for stage in range(4):
-            x = getattr(self, f"layer{stage + 1}")(x)
-            maps.append(x)
-        return maps
-
-
-def resize(x, size):
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
-
-
-class Head(nn.Module):
-    def __init__(self, channels, num_classes):
-        super().__init__()
-        self.dropout = nn.Dropout2d(0.1)
-        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
-
-    def forward(self, features):
-        return self.conv_seg(self.dropout(self.body(features)))
-
-
-class FCNHead(Head):
-    def __init__(
-        self,
-        inputs,
-        channels,
-        num_classes,
-        num_convs=2,
-        kernel_size=3,
-        concat_input=True,
-        in_index=3,
-        resize_concat=False,
-    ):
-        super().__init__(channels, num_classes)
-        self.in_index, self.resize_concat = in_index, resize_concat
-        last = sum(inputs) if resize_concat else inputs[in_index]
-        blocks = [ConvModule(last if i == 0 else channels, channels, kernel_size) for i in range(num_convs)]
-        self.convs = nn.Sequential(*blocks)
-        self.conv_cat = ConvModule(last + channels, channels, 3) if concat_input else None
-
-    def body(self, features):
-        x = features[self.in_index]
-        if self.resize_concat:
-            size = features[0].shape[2:]
-            x = torch.cat([features[0], *(resize(feature, size) for feature in features[1:])], 1)
-        y = self.convs(x)
-        return y if self.conv_cat is None else self.conv_cat(torch.cat([x, y], 1))
-
-
-def pyramid(inputs, channels):
-    return nn.ModuleList(
-        [nn.Sequential(nn.AdaptiveAvgPool2d(s), ConvModule(inputs, channels, 1)) for s in (1, 2, 3, 6)]
-    )
-
-
-class PSPHead(Head):
-    def __init__(self, inputs, channels, num_classes):
-        super().__init__(channels, num_classes)
-        self.psp_modules = pyramid(inputs[3], channels)
-        self.bottleneck = ConvModule(inputs[3] + 4 * channels, channels, 3)
-
-    def pool(self, x):
-        pools = [resize(module(x), x.shape[2:]) for module in self.psp_modules]
-        return self.bottleneck(torch.cat([x, *pools], 1))
-
-    def body(self, features):
-        return self.pool(features[3])
-
-
-class ASPPHead(Head):
-    separable = False
-
-    def __init__(self, inputs, channels, num_classes, dilations=(1, 12, 24, 36)):
-        super().__init__(channels, num_classes)
-        self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvModule(inputs[3], channels, 1))
-        branch = SeparableConvModule if self.separable else ConvModule
-        self.aspp_modules = nn.ModuleList(
-            ConvModule(inputs[3], channels, 1) if d == 1 else branch(inputs[3], channels, 3, d) for d in dilations
-        )
-        self.bottleneck = ConvModule((1 + len(dilations)) * channels, channels, 3)
-
-    def body(self, features):
-        x = features[3]
-        branches = [resize(self.image_pool(x), x.shape[2:]), *(module(x) for module in self.aspp_modules)]
-        return self.bottleneck(torch.cat(branches, 1))
-
-
-class SepASPPHead(ASPPHead):
-    separable = True
-
-    def __init__(self, inputs, channels, num_classes, **options):
-        super().__init__(inputs, channels, num_classes, **options)
-        self.c1_bottleneck = ConvModule(inputs[0], 48, 1)
-        self.sep_bottleneck = nn.Sequential(
-            SeparableConvModule(channels + 48, channels), SeparableConvModule(channels, channels)
-        )
-
-    def body(self, features):
-        x, c1 = super().body(features), self.c1_bottleneck(features[0])
-        return self.sep_bottleneck(torch.cat([resize(x, c1.shape[2:]), c1], 1))
-
-
-class UPerHead(PSPHead):
-    def __init__(self, inputs, channels, num_classes):
-        super().__init__(inputs, channels, num_classes)
-        self.lateral_convs = nn.ModuleList(ConvModule(n, channels, 1) for n in inputs[:3])
-        self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, 3) for _ in range(3))
-        self.fpn_bottleneck = ConvModule(4 * channels, channels, 3)
-
-    def body(self, features):
-        levels = [conv(x) for conv, x in zip(self.lateral_convs, features[:3], strict=True)] + [self.pool(features[3])]
-        for i in (2, 1, 0):
-            levels[i] = levels[i] + resize(levels[i + 1], levels[i].shape[2:])
-        outputs = [conv(x) for conv, x in zip(self.fpn_convs, levels[:3], strict=True)] + [levels[3]]
-        size = outputs[0].shape[2:]
-        return self.fpn_bottleneck(torch.cat([outputs[0], *(resize(x, size) for x in outputs[1:])], 1))
-
-
-class SegformerHead(Head):
-    def __init__(self, inputs, channels, num_classes):
-        super().__init__(channels, num_classes)
-        self.convs = nn.ModuleList(ConvModule(n, channels, 1) for n in inputs)
-        self.fusion_conv = ConvModule(len(inputs) * channels, channels, 1)
-
-    def body(self, features):
-        size = features[0].shape[2:]
-        branches = [resize(conv(x), size) for conv, x in zip(self.convs, features, strict=True)]
-        return self.fusion_conv(torch.cat(branches, 1))
-
-
-HEADS = {
-    "fcn": FCNHead,
-    "psp": PSPHead,
-    "aspp": ASPPHead,
-    "segformer": SegformerHead,
-    "sep_aspp": SepASPPHead,
-    "uper": UPerHead,
-}
-
-
-class Segmentor(nn.Module):
-    """Image [b, 3, h, w] -> logits at the head's resolution; in training also the auxiliary head's, where there is one.
-
-    The encoder is any module whose forward gives maps, finest first, with their `channels`.
+    Raises:
+      ValueError: the encoder is no ResNet, or the recipe has what is written for one side only; names the option.
     """
+    config = config.copy_and_resolve_references()
+    config.model.auxiliary, config.model.decoder.dropout, config.model.equalizer.mode = None, 0.0, "none"
+    config.log.every_steps = max(config.num_steps // 24, 1)
+    optimizer = config.optimizer
+    for option, known, value in (
+        ("model.encoder.name", ("resnet",), config.model.encoder.name),
+        ("optimizer.name", ("sgd", "adamw"), optimizer.name),
+        *((f"optimizer.{name}", ((),), tuple(optimizer[name])) for name in ("rate_multipliers", "decay_multipliers")),
+        *(
+            (f"{name}", (0.0,), value)
+            for name, value in (("clip_norm", optimizer.clip_norm), ("ema_decay", config.ema_decay))
+        ),
+        ("accumulate", (1,), config.accumulate),
+        ("loss.class_weights", ((),), tuple(config.loss.class_weights)),
+        ("loss.ohem.min_kept", (0,), config.loss.ohem.min_kept),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"{option} is {value!r}; what is trained on both sides has {' or '.join(map(repr, known))}"
+            )
+    return config
 
-    def __init__(self, encoder, head, num_classes, channels, auxiliary_channels=None, **options):
-        super().__init__()
-        self.backbone = encoder
-        inputs = encoder.channels
-        self.decode_head = HEADS[head](inputs, channels, num_classes, **options)
-        self.auxiliary_head = None
-        if auxiliary_channels:
-            options = {"num_convs": 1, "concat_input": False, "in_index": 2}
-            self.auxiliary_head = FCNHead(inputs, auxiliary_channels, num_classes, **options)
 
-    def forward(self, x):
-        features = self.backbone(x)
-        logits = [self.decode_head(features)]
-        if self.training and self.auxiliary_head is not None:
-            logits.append(self.auxiliary_head(features))
-        return tuple(logits) if self.training else logits[0]
+def initial(config):
+    """(our network, its variables before the first step of the run of config.seed)."""
+    import jax.numpy as jnp
+
+    from se_jax import parallel
+    from se_jax.models import build
+    from se_jax.training.step import stream
+
+    model = build(config.model)
+    return model, parallel.jit_once(model.init)(stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
 
 
-def randomize(model, seed=0):
-    """Running statistics and affine parameters that make a mistake show."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor, low, high in (
-                (module.running_mean, -0.2, 0.2),
-                (module.running_var, 0.5, 1.5),
-                (module.weight.data, 0.5, 1.5),
-                (module.bias.data, -0.2, 0.2),
-            ):
-                tensor.uniform_(low, high, generator=generator)
-    return model
+def peer_of(config, model, variables):
+    """The same network in PyTorch with the same weights, in training mode."""
+    import torch
+
+    from experiments import torch_networks
+    from se_jax.importers import export_weights
+
+    encoder = {key: value for key, value in config.model.encoder.to_dict().items()}
+    known = ("depth", "variant", "output_stride", "width", "multi_grid")
+    head = {
+        key: value
+        for key, value in config.model.decoder.to_dict().items()
+        if key not in ("name", "dropout", "channels", "pool_scales")
+    }
+    backbone = torch_networks.ResNet(**{key: encoder[key] for key in known})
+    decoder = config.model.decoder
+    peer = torch_networks.Segmentor(backbone, decoder.name, config.model.num_classes, decoder.channels, **head)
+    peer.decode_head.dropout.p = 0.0
+    state = {name: torch.from_numpy(array.copy()) for name, array in export_weights(model, variables).items()}
+    missing, unexpected = peer.load_state_dict(state, strict=False)
+    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+        raise ValueError(f"the PyTorch network lacks {unexpected} and has {missing} besides")
+    return peer.train()
+
+
+def train_peer(config, peer, model, batches) -> list[float]:
+    """Trains the PyTorch network; returns the loss of every step."""
+    import numpy as np
+    import torch
+
+    from experiments.torch_networks import resize
+    from se_jax.training import optimizers
+
+    options, losses = config.optimizer, []
+    _, schedule = optimizers.build(options, config.num_steps)
+    if options.name == "sgd":
+        kind = {"momentum": options.momentum, "nesterov": options.nesterov}
+        optimizer = torch.optim.SGD(peer.parameters(), 0.0, weight_decay=options.weight_decay, **kind)
+    else:
+        optimizer = torch.optim.AdamW(peer.parameters(), 0.0, weight_decay=options.weight_decay)
+    for step, batch in zip(range(config.num_steps), batches, strict=False):
+        optimizer.param_groups[0]["lr"] = float(schedule(step))
+        images = np.array(model.normalize(batch["image"], batch["size"])).transpose(0, 3, 1, 2)
+        label = torch.from_numpy(batch["label"].astype(np.int64))
+        (logits,) = peer(torch.from_numpy(np.ascontiguousarray(images)))
+        total = torch.nn.functional.cross_entropy(
+            resize(logits, label.shape[1:]), label, ignore_index=255, reduction="sum"
+        )
+        loss = total / (max(int((label != 255).sum()), 1) if config.loss.average == "valid" else label.numel())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def run_peer(config, test_split: str) -> dict:
+    """What a run of the PyTorch network reaches, in the form of `paired.run_whole`."""
+    import data_pipelines
+    from experiments import paired
+    from se_jax.evaluation import evaluator
+    from se_jax.importers import import_weights
+
+    begin = time.monotonic()
+    model, variables = initial(config)
+    peer, found = peer_of(config, model, variables), {}
+    data = data_pipelines.build(config.data)
+    batches = data_pipelines.train_batches(data, config.data, seed=config.seed, start_step=0)
+    losses = train_peer(config, peer, model, batches)
+    state = {name: tensor.numpy() for name, tensor in peer.state_dict().items()}
+    variables = import_weights(model, state, variables)
+    for split, name in (("val", config.data.val_split), ("test", test_split)):
+        config.data.val_split = name
+        data = data_pipelines.build(config.data)
+        result = evaluator.evaluate(model, variables, data.val, data.labels, config.eval).result()
+        found[split] = {key: result[key] for key in ("miou", "iou")}
+    return found | {"loss": paired.thinned(losses), "seconds": round(time.monotonic() - begin, 1)}
+
+
+def main(_) -> None:
+    given = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
+    with cli.reading_data():
+        from experiments import arms, comparison, paired, records
+    try:
+        config, workdir = prepare(given.config), pathlib.Path(given.workdir)
+        name = paired.recipe()
+        arm, rate = paired.Arm(config, "", arms.digest(config, "", 0)), config.optimizer.learning_rate
+        records.check_same(paired.ours(given.results, name), dict.fromkeys((OURS, PEER), arm.digest), given.results)
+        done = {records.identity(found) for found in records.read(given.results)}
+        with cli.ending("experiments.torch_peer"):
+            for seed in paired.numbers(given.seeds):
+                for side in (OURS, PEER):
+                    if (name, side, seed, rate) in done:
+                        continue
+                    if side == OURS:
+                        found = paired.run_whole(arm, seed, rate, workdir / f"{seed}", given.test_split)
+                    else:
+                        config.seed = seed
+                        found = run_peer(config.copy_and_resolve_references(), given.test_split)
+                    records.append(given.results, {"config": name} | paired.record(side, seed, rate, arm, **found))
+        rows = comparison.compare(paired.ours(given.results, name), [PEER, OURS])
+        print(comparison.table(rows))
+        print(f"page: {comparison.write(rows, workdir / 'torch_peer.html', f'{name} here and in PyTorch')}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"experiments.torch_peer: {error}")
+
+
+if __name__ == "__main__":
+    cli.define_config()
+    flags.DEFINE_string("seeds", "0..2", "A range, 0..2, or numbers with commas between them.")
+    flags.DEFINE_string("results", "experiments/results/torch_peer.jsonl", "File of results.")
+    flags.DEFINE_string("workdir", "runs/torch_peer", "Directory of our runs and of the page.")
+    flags.DEFINE_string("test_split", "test", "The split that is reported.")
+    flags.mark_flags_as_required(["config"])
+    app.run(main, flags_parser=cli.parse)

@@ -118,7 +118,8 @@ def data() -> dict:
         # the data set as published, its shards (data_dir of data_pipelines.prepare; they count first), or that of
         # 'folder'; nothing is written into it
         "dir": "",
-        "train_split": config_dict.placeholder(str),  # None: the data set's usual one (voc2012: trainaug); or its name
+        # None: the data set's usual one (voc2012: trainaug); or its name, any one for shapes
+        "train_split": config_dict.placeholder(str),
         "val_split": config_dict.placeholder(str),
         # 'folder' only
         "image_dir": "images",

@@ -261,7 +261,7 @@ def _batch_moments(module, paths, variables, batch):
     found = dict(site_variables(updates["moments"]))
     # only what is asked for is returned, so that the compiler drops the rest of the network
     valid = batch.get("valid") if isinstance(batch, Mapping) else None
-    return [found[path] for path in paths], jnp.ones(len(inputs[0]), bool) if valid is None else valid
+    return [found[path] for path in paths], jnp.ones(len(jax.tree.leaves(inputs)[0]), bool) if valid is None else valid
 
 
 def _merge(totals, moments, valid: np.ndarray) -> int:

@@ -1,5 +1,6 @@
-"""Line and bar charts and square matrices: what lies where, in pixels; `templates/charts.html.jinja` draws them.
+"""Charts of lines, bars and intervals, and square matrices: what lies where, in pixels.
 
+`templates/charts.html.jinja` draws them.
 Colours are indices of the page's CSS variables --c0, --c1, ...
 """
 
@@ -102,6 +103,37 @@ def bars(groups, *, x_label: str) -> dict | None:
         y += head + row * len(entries)
     frame = dict(width=WIDTH, height=y + 44, left=left, right=WIDTH - right, row=row)
     return frame | dict(x_label=x_label, ticks=[(left + length(tick), f"{tick:g}") for tick in grid], groups=drawn)
+
+
+def intervals(groups, *, x_label: str) -> dict | None:
+    """Numbers with their intervals, a row each, in groups; a line marks 0 where it lies on the axis.
+
+    Args:
+      groups: list of (group name, list of (name, number, low, high)); ends that are not finite are not drawn. None is
+        returned where there is no number.
+    """
+    ends = [x for _, entries in groups for _, *found in entries for x in found if math.isfinite(x)]
+    if not ends:
+        return None
+    left, right, row, head = 150, 74, 22, 30
+    grid = ticks(min(ends), max(ends))
+
+    def across(x):
+        return left + (x - grid[0]) / (grid[-1] - grid[0]) * (WIDTH - left - right)
+
+    drawn, y = [], 0
+    for i, (group, entries) in enumerate(groups):
+        placed = []
+        for k, (name, number, low, high) in enumerate(entries):
+            known = math.isfinite(low) and math.isfinite(high)
+            tip = f"{name}: {number:.4g}" + (f", {low:.4g} to {high:.4g}" if known else "")
+            bar = {"from": across(low), "to": across(high)} if known else {"from": across(number), "to": across(number)}
+            placed.append(bar | {"name": name, "y": y + head + row * k, "x": across(number), "tip": tip})
+        drawn.append({"name": group, "color": i % 6, "y": y, "rows": placed})
+        y += head + row * len(entries)
+    frame = dict(width=WIDTH, height=y + 44, left=left, right=WIDTH - right)
+    zero = across(0) if grid[0] <= 0 <= grid[-1] else None
+    return frame | dict(x_label=x_label, zero=zero, ticks=[(across(tick), f"{tick:g}") for tick in grid], groups=drawn)
 
 
 def strength(share):

@@ -1,10 +1,14 @@
 """The report of a run: one self-contained HTML page, which loads nothing from anywhere.
 
 `write(workdir)` reads only what the run left in its workdir (see `runs.TRAINING`) and leaves out the parts whose file
-is missing; `write_evaluation` does so for the last evaluation of it; `write_comparison` shows several runs.
+is missing; `write_evaluation` does so for the last evaluation of it; `write_comparison` shows several runs, and
+`write_sections` whatever tables and charts it is given.
 """
 
+import dataclasses
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from se_jax import run as files
 from se_jax.report import errors, rendering, results
@@ -39,6 +43,36 @@ def write_comparison(workdirs: dict, path, *, title: str = "Comparison", note: s
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return files.write_text(path, _page(title, [Run.read(name, w) for name, w in workdirs.items()], note))
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of a page of tables and charts.
+
+    Attributes:
+      figures: (caption, 'lines', 'bars' or 'intervals', what that function of `charts` gave).
+      keys: what the lines' colours 0, 1, ... stand for.
+      heads, rows: of a table, as text.
+    """
+
+    title: str
+    text: str = ""
+    figures: Sequence[tuple[str, str, dict[str, Any] | None]] = ()
+    keys: Sequence[str] = ()
+    heads: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
+def write_sections(path, title: str, sections: Sequence[Section], *, note: str = "") -> pathlib.Path:
+    """Write a page of tables and charts, as of an experiment over many runs, and return its path.
+
+    note: text under the title, one paragraph a line.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    notes = [line for line in note.splitlines() if line.strip()]
+    page = rendering.render("sections.html.jinja", title=title, sections=sections, notes=notes)
+    return files.write_text(path, page)
 
 
 def _page(title: str, runs: list[Run], note: str = "") -> str:

@@ -14,6 +14,7 @@ from se_jax.config.normalization import INCEPTION
 from se_jax.equalizer import calibrate
 from se_jax.equalizer.fusion import Equalizer, Fusion, FusionConv
 from se_jax.equalizer.sites import find_sites
+from se_jax.models import FCNHead
 from se_jax.models.layers import ConvBlock
 from se_jax.models.segmenter import normalize
 from tests import tiny
@@ -245,6 +246,24 @@ def test_a_users_own_network_is_calibrated_checked_and_folded():
     plain = jax.jit(UNet(Equalizer()).apply)(variables, images)
     assert jnp.abs(plain - explicit).max() > 1e-2
     assert calibrate.equalize(UNet(Equalizer()), variables, unet_batches) == (variables, [])
+
+
+def test_a_head_that_takes_a_tuple_of_maps_is_calibrated_by_itself():
+    """The number of maps, two, is not that of images, three."""
+    head = FCNHead(
+        3,
+        4,
+        in_index=0,
+        num_convs=1,
+        kernel_size=1,
+        concat_input=False,
+        resize_concat=True,
+        equalizer=Equalizer("explicit"),
+    )
+    rng = np.random.default_rng(0)
+    maps = tuple(np.float32(scale * rng.normal(size=(3, side, side, 2))) for side, scale in ((8, 1.0), (4, 5.0)))
+    _, rows = calibrate.calibrate(head, head.init(jax.random.key(0), maps), lambda: [(maps,)] * 2)
+    np.testing.assert_allclose([rows[0].mean, rows[0].std], [maps[0].mean(), maps[0].std()], rtol=1e-5)
 
 
 def test_a_site_that_cannot_be_folded_is_named():

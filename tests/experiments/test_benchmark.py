@@ -87,9 +87,9 @@ def test_networks_of_the_peer_are_ours(name):
 )
 def test_encoders_of_the_peer_are_ours(options):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (requirements-bench.txt)")
-    from experiments import torch_peer
+    from experiments import torch_networks
 
-    peer = torch_peer.randomize(torch_peer.ResNet(width=8, **options)).eval()
+    peer = torch_networks.randomize(torch_networks.ResNet(width=8, **options)).eval()
     ours = ResNet(width=8, **options)
     state = {name: tensor.numpy() for name, tensor in peer.state_dict().items()}
     variables = import_weights(ours, state, jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))

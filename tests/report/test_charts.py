@@ -38,6 +38,20 @@ def test_bars_are_logarithmic_only_where_values_differ_much():
     assert charts.bars([], x_label="std") is None
 
 
+def test_intervals_lie_on_one_axis_with_its_zero():
+    groups = [("a", [("one", 1.0, 0.5, 1.5), ("two", -1.0, -2.0, 0.0)]), ("b", [("alone", 2.0, float("nan"), 2.0)])]
+    chart = charts.intervals(groups, x_label="points")
+    tree = ElementTree.fromstring(drawn("intervals", chart))
+    one, two, alone = (float(dot.get("cx")) for dot in tree.iter("circle"))
+    zero = float(next(path for path in tree.iter("path") if path.get("class") == "frame").get("d")[1:].split()[0])
+    assert one - zero == pytest.approx(zero - two, abs=0.2) and alone - zero == pytest.approx(2 * (one - zero), abs=0.2)
+    assert [t.text for t in tree.iter("title")] == ["one: 1, 0.5 to 1.5", "two: -1, -2 to 0", "alone: 2"]
+    assert "nan" not in drawn("intervals", chart)
+    assert charts.intervals([("a", [])], x_label="points") is None
+    away = charts.intervals([("a", [("x", 40.0, 39.0, 41.0)])], x_label="mIoU")
+    assert away["zero"] is None
+
+
 @pytest.mark.parametrize("count, numbers, names", [(11, True, 2), (19, True, 2), (40, False, 4), (150, False, 4)])
 def test_a_matrix_is_readable_and_small_at_any_size(count, numbers, names):
     shares = np.full((count, count), 0.1 / (count - 1))
