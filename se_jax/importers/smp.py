@@ -1,6 +1,7 @@
 """UNetHead, LinkNetHead and FPNHead, by the names of segmentation_models_pytorch.
 
-Whole networks of it have encoders below `encoder.`, decoders below `decoder.` and the classifier in `segmentation_head.0`.
+Whole networks of it have encoders below `encoder.`, decoders below `decoder.`, and their classifier in
+`segmentation_head.0`.
 """
 
 from se_jax.importers.rules import CONV, LAYER_NORM, NORM, Leaf, Rule, Table, conv_bn, parameter

@@ -16,6 +16,7 @@ import flax.linen as nn
 from se_jax.equalizer.fusion import Fusion
 from se_jax.models.bifpn import ENCODER_TOP, MOMENTUM, BiFPN, SeparableOp
 from se_jax.models.decoders.base import Decoder, classify
+from se_jax.models.layers import resize_nearest
 
 LOWEST = 2  # the encoder's first map is P2, of stride 4
 

@@ -1,7 +1,8 @@
 """FPNHead: a feature pyramid, whose levels are convolved and upsampled step by step, and summed at the finest one.
 
-Source: the semantic branch of Panoptic FPN, Kirillov et al., CVPR 2019 (arXiv 1901.02446), as segmentation_models_pytorch
-0.6 builds its FPN: pyramid of 256 channels without convolutions of its own, nearest upsampling in it, GroupNorm, sums.
+Source: the semantic branch of Panoptic FPN, Kirillov et al., CVPR 2019 (arXiv 1901.02446), as
+segmentation_models_pytorch 0.6 builds its FPN: pyramid of 256 channels without convolutions of its own, nearest
+upsampling in it, GroupNorm, sums.
 mmsegmentation's FPNHead does the same behind an FPN neck with 3x3 convolutions, with BatchNorm.
 """
 
