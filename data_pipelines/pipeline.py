@@ -4,6 +4,7 @@ import collections
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from data_pipelines import transforms
 from data_pipelines.cache import Cache
+from data_pipelines.effects import Effects
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec
 from data_pipelines.sources import Source, read_example
 
@@ -188,6 +190,7 @@ def augmentation_options(config) -> dict:
         "antialias": config.get("antialias", False),
         "hue": tuple(config.get("hue", transforms.Augmentation.hue)),
         "padding": config.get("padding"),
+        "effects": Effects(**{field.name: config.get(field.name, field.default) for field in fields(Effects)}),
     }
 
 

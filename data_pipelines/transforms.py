@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines import effects
+from data_pipelines.effects import Effects
 from data_pipelines.labels import IGNORE
 
 REDRAWS = 10  # of a crop that one class dominates; the last one is taken whatever it holds
+_random: Any = getattr(tf.random, "experimental")  # noqa: B009, which type checkers do not know
+_EFFECTS = 1  # their stream of random numbers
 _RANDOM_NUMBERS = 1 + 2 * (REDRAWS + 1) + 1 + 9
 
 
@@ -33,6 +37,7 @@ class Augmentation:
     antialias: bool = False
     hue: tuple[int, int] = (-18, 17)
     padding: int | None = None
+    effects: Effects = Effects()
 
     @property
     def fill(self) -> int | None:
@@ -41,7 +46,7 @@ class Augmentation:
 
 
 def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmentation) -> dict[str, tf.Tensor]:
-    """Random scale, crop, flip and photometric distortion, then padding at the bottom and right to the crop size.
+    """Random scale, crop, flip, photometric distortion, effects; then padding at the bottom and right to the crop.
 
     Args:
       image: uint8 [h, w, 3]; label: uint8 [h, w] of train ids; seed: int [2].
@@ -61,6 +66,9 @@ def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmen
         label = tf.cond(flip, lambda: tf.reverse(label, [1]), lambda: label)
     if options.photometric:
         image = photometric_distortion(image, colour, options.hue)
+    if options.effects.any:  # of random numbers of their own, so that those above stay what they are without them
+        own = _random.stateless_fold_in(seed, _EFFECTS, alg="philox")
+        image, label = effects.apply(image, label, own, options.effects)
     content = tf.shape(label)
     bottom: Any = options.crop[0] - content[0]
     right: Any = options.crop[1] - content[1]

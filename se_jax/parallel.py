@@ -20,7 +20,7 @@ P = PartitionSpec
 # Vectors are whole, and need none. They must cover every other parameter of the library's networks.
 RULES = (
     (r"(^|/)(tap_bias|bias_table|(softmax|fast)_weights)$", P()),
-    (r"(^|/)conv_seg/kernel$", P()),  # the number of classes seldom divides
+    (r"(^|/)(conv_seg|merge/block/conv)/kernel$", P()),  # the number of classes seldom divides
     (r"(^|/)kernel$", P("model")),  # outputs, of convolutions and of linear layers
 )
 

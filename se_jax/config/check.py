@@ -39,6 +39,7 @@ def check(config, section: str = "") -> None:
             _check_part(f"model.{name}", model[name], ranges.PARTS[name], ranges.OWN[name])
     if section:
         return
+    _check_losses(config.get("losses", {}))
     for option in (*ranges.OPTIONS, *(f"model.{name}" for name in ranges.PARTS)):
         if option not in found and not _holds(config, option):
             raise ValueError(f"{option} is missing; the config needs it. {_advice(option)}")
@@ -82,6 +83,8 @@ def _flat(config, section: str) -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         option = f"{section}.{key}" if section else str(key)
         if option.startswith("model.") and key in ranges.PARTS and section == "model":
+            continue
+        if option == "losses":
             continue
         if isinstance(value, (ConfigDict, Mapping)) and option not in ranges.OPTIONS:
             yield from _flat(value, option)
@@ -138,6 +141,27 @@ def _check_part(option: str, config, known: dict, own: dict) -> None:
             raise ValueError(unknown(f"{option}.{field}", [f"{option}.{each}" for each in fields]))
 
 
+def _check_losses(losses) -> None:
+    """Checks config.losses: a weight or options by name; a loss of somebody else's knows its options itself."""
+    if not isinstance(losses, (ConfigDict, Mapping)):
+        raise ValueError(
+            f"losses is {_short(losses)}; expected weights or options by name. Give --config.losses="
+            "\"{'cross_entropy': 1.0, 'dice': 0.5}\", or leave it out"
+        )
+    for name, given in losses.items():
+        option = f"losses.{name}"
+        if not isinstance(given, (ConfigDict, Mapping)):
+            given = {"weight": given}
+        kind: Any = given.get("name", name)
+        _check(f"{option}.name" if "name" in given else option, kind, ranges.part(*ranges.LOSSES))
+        fields = ranges.LOSSES.get(kind, {"weight": ranges.FACTOR})
+        for field, value in given.items():
+            if field in fields:
+                _check(f"{option}.{field}", value, fields[field])
+            elif field != "name" and kind in ranges.LOSSES:
+                raise ValueError(unknown(f"{option}.{field}", [f"{option}.{each}" for each in fields]))
+
+
 def _default(option: str, name: str, field: str):
     if option == "model.auxiliary":
         return options.model()["auxiliary"].get(field)
@@ -157,6 +181,17 @@ def _check_together(config) -> None:
         raise ValueError(
             f"optimizer.min_learning_rate is {rates.min_learning_rate}; expected at most optimizer.learning_rate, "
             f"which is {rates.learning_rate}: the rate would grow. Give --config.optimizer.min_learning_rate=0"
+        )
+    if rates.schedule == "step" and not rates.milestones:
+        raise ValueError(
+            "optimizer.schedule is 'step' without optimizer.milestones; expected the steps at which the rate falls. "
+            f'Give --config.optimizer.milestones="({max(config.num_steps * 2 // 3, 1)},)"'
+        )
+    if rates.schedule == "one_cycle" and (rates.warmup_steps or rates.min_learning_rate):
+        raise ValueError(
+            f"optimizer.schedule is 'one_cycle', which warms up and ends by itself, with warmup_steps="
+            f"{rates.warmup_steps} and min_learning_rate={rates.min_learning_rate}; expected 0 of both. Give "
+            "--config.optimizer.warmup_steps=0 --config.optimizer.min_learning_rate=0"
         )
     low, high = config.data.ratio_range
     if low > high:

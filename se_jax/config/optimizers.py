@@ -9,10 +9,15 @@ def sgd(**changes) -> dict:
         "name": "sgd",  # or adamw
         "learning_rate": 0.01,
         "min_learning_rate": 1e-4,  # reached at the last step
-        # a polynomial decay; 'poly_open', which reaches the minimum one step after the last; or 'cosine'
+        # a polynomial decay; 'poly_open', which reaches the minimum one step after the last; 'cosine'; 'step', which
+        # falls at milestones; or 'one_cycle', a cosine up and another down, without warm-up and minimum
         "schedule": "poly",
         "power": 0.9,  # of the polynomial decays
+        "milestones": (),  # 'step' only: steps from which on the rate is `milestone_factor` times the one before
+        "milestone_factor": 0.1,
         "warmup_steps": 0,
+        "warmup": "linear",  # from warmup_factor times the rate up to it; or exponential; or constant, which jumps
+        "warmup_factor": 1e-6,
         "momentum": 0.9,  # sgd only
         "nesterov": False,  # sgd only
         "weight_decay": 5e-4,

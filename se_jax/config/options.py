@@ -110,6 +110,12 @@ def data() -> dict:
         "flip": 0.5,  # probability
         "photometric": True,  # random brightness, contrast, saturation and hue
         "hue": (-18, 17),  # of which turns, in steps of two degrees; (-18, 18) in detectron2
+        "rotate": 0.0,  # largest angle in degrees, either way; what turns in from outside is black and ignored
+        "flip_vertical": 0.0,  # probabilities of this and the next three
+        "grey": 0.0,
+        "blur": 0.0,  # by a Gaussian of 0.5 to 2 pixels
+        "cutout": 0.0,  # of a black rectangle, whose label stays
+        "cutout_size": 0.5,  # its largest sides, shares of the crop's
         # black fills a small crop up before normalisation, as in mmsegmentation's recipes of PASCAL VOC and Context;
         # False: zeros do after it, as elsewhere
         "black_padding": False,

@@ -65,9 +65,12 @@ def numbers(result: dict) -> dict[str, float | None]:
     return {key: value for key, value in result.items() if value is None or isinstance(value, float)}
 
 
+MEANS = ("miou", "macc", "aacc", "mprecision", "mdice")
+
+
 @dataclasses.dataclass(frozen=True)
 class ConfusionMatrix(Metric):
-    """IoU and accuracy of every class, their means miou and macc, and the accuracy of all pixels, aacc.
+    """IoU, accuracy (recall), precision, Dice of every class; their means miou, macc, mprecision, mdice; and aacc.
 
     Attributes:
       names: of the classes. palette: their colours, kept beside the matrix.
@@ -86,9 +89,9 @@ class ConfusionMatrix(Metric):
         found = scores(total)
         per_class = {
             key: {name: _number(value) for name, value in zip(self.names, found[key], strict=True)}
-            for key in ("iou", "acc")
+            for key in ("iou", "acc", "precision", "dice")
         }
-        return {key: _number(found[key]) for key in ("miou", "macc", "aacc")} | per_class
+        return {key: _number(found[key]) for key in MEANS} | per_class
 
     def arrays(self, total):
         """confusion int64 [K, K], names [K], palette [K, 3]."""
@@ -156,17 +159,22 @@ def scores(confusion) -> dict:
 
     Returns:
       iou [K]: intersection over union; NaN for a class that neither labels nor predictions hold.
-      acc [K]: share of the class's labelled pixels that are right; NaN for a class never labelled.
-      miou, macc: means over the classes without NaN ones (so the two may cover different classes); aacc: share of all
-      labelled pixels that are right. NaN where there is nothing to average.
+      acc [K]: share of the class's labelled pixels that are right, its recall; NaN for a class never labelled.
+      precision [K]: share of its predicted pixels that are right; NaN for a class never predicted.
+      dice [K]: twice the intersection over the sum of both, F1, 2 iou / (1 + iou); NaN as iou.
+      miou, macc, mprecision, mdice: means over the classes without NaN ones (so they may cover different classes);
+      aacc: share of all labelled pixels that are right. NaN where there is nothing to average.
     """
     confusion = np.asarray(confusion, np.int64)
     right, labelled, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         iou = right / (labelled + predicted - right)
         acc = right / labelled
+        precision = right / predicted
         aacc = float(right.sum() / labelled.sum())
-    return {"iou": iou, "acc": acc, "miou": _mean(iou), "macc": _mean(acc), "aacc": aacc}
+    found = {"iou": iou, "acc": acc, "precision": precision, "dice": 2 * iou / (1 + iou)}
+    means = {"miou": _mean(iou), "macc": _mean(acc), "aacc": aacc}
+    return found | means | {"mprecision": _mean(precision), "mdice": _mean(found["dice"])}
 
 
 def _mean(values) -> float:

@@ -32,6 +32,8 @@ class PixelCrossEntropy(Loss):
         their own images; with gradient accumulation over the part. The normaliser stays.
       threshold: None, or with min_kept instead those whose softmax probability of the label is below the larger of
         this and the probability of rank min_kept * b, the lowest being of rank 0: about min_kept * b pixels or more.
+      label_smoothing: e, with which the label has 1 - e + e / K and any other class e / K (Szegedy et al., CVPR 2016,
+        arXiv 1512.00567), as torch's cross_entropy has it without class weights.
 
     Raises:
       ValueError: an option cannot be; names it.
@@ -44,6 +46,7 @@ class PixelCrossEntropy(Loss):
     class_weights: tuple[float, ...] = ()
     min_kept: int = 0
     threshold: float | None = None
+    label_smoothing: float = 0.0
 
     def __post_init__(self):
         if self.average not in AVERAGES:
@@ -52,6 +55,10 @@ class PixelCrossEntropy(Loss):
             raise ValueError(f"loss.ohem.min_kept is {self.min_kept}; expected a number of pixels, or 0 for all")
         if self.threshold is not None and not self.min_kept:
             raise ValueError("loss.ohem.threshold needs loss.ohem.min_kept, how many pixels of an image count at least")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"loss.label_smoothing is {self.label_smoothing}; expected a share of at least 0, below 1")
+        if self.label_smoothing and self.threshold is not None:
+            raise ValueError("loss.ohem.threshold is of the label's probability; it needs loss.label_smoothing=0")
 
     def normalizer(self, batch):
         label = batch["label"]
@@ -68,6 +75,9 @@ class PixelCrossEntropy(Loss):
         # a comparison instead of a gather: its gradient is dense and fuses, where a gather's is a slow scatter
         of_label = jnp.arange(classes) == label[..., None]
         loss = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(of_label, logits, 0), axis=-1)
+        if self.label_smoothing:
+            spread = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+            loss = (1 - self.label_smoothing) * loss + self.label_smoothing * spread
         loss = jnp.where(label < classes, loss, jnp.nan)
         loss = jnp.where(kept, loss, 0)
         weighted = loss * _weights(label, self.class_weights) if self.class_weights else loss

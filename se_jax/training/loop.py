@@ -78,7 +78,7 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics, sin
     data = open_data(config)
     model = build(config.model)
     start.check_network(config, model)
-    minimised = tuple(own_losses) or losses.build(config.loss, model)
+    minimised = tuple(own_losses) or losses.build(config.loss, model, config.losses)
     watched = (Accuracy(),) if model.linear_scores else ()  # other scores cost too much for every step
     metrics = (*evaluator.default_metrics(data.labels, data.val), *own_metrics)
     decides = start.check_best(config.checkpoint.best, metrics)

@@ -33,44 +33,71 @@ from flax import traverse_util
 from se_jax.models.frozen import trained
 
 NAMES = ("sgd", "adamw")
-SCHEDULES = ("poly", "poly_open", "cosine")
+SCHEDULES = ("poly", "poly_open", "cosine", "step", "one_cycle")
+WARMUPS = ("linear", "constant", "exponential")
 
 
-def poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=1e-4, warmup_steps=0, warmup_factor=1e-6):
-    """Learning rate by 0-based step: linear warm-up, then a polynomial decay that reaches `minimum` at the last step.
+def poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=1e-4, **warmup):
+    """Learning rate by 0-based step: warm-up, then a polynomial decay that reaches `minimum` at the last step.
 
     Step t of the decay's T steps has minimum + (base - minimum) * (1 - t / (T - 1)) ** power; note the T - 1. The
-    warm-up goes from warmup_factor * base at step 0 to base at step warmup_steps - 1.
+    warm-up, `warmup_steps` with `warmup` and `warmup_factor`, goes from warmup_factor * base at step 0 to base at step
+    warmup_steps - 1: linearly, by equal factors ('exponential'), or not at all until it ends ('constant').
     """
-    return _schedule(lambda left: left**power, base, num_steps - 1, minimum, warmup_steps, warmup_factor)
+    return _schedule(lambda left, step: left**power, base, num_steps - 1, minimum, **warmup)
 
 
-def open_poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=0.0, warmup_steps=0, warmup_factor=1e-6):
+def open_poly_schedule(base: float, num_steps: int, *, power=0.9, minimum=0.0, **warmup):
     """The same with T in the place of T - 1, so that the last step is still above `minimum`: that of detectron2."""
-    return _schedule(lambda left: left**power, base, num_steps, minimum, warmup_steps, warmup_factor)
+    return _schedule(lambda left, step: left**power, base, num_steps, minimum, **warmup)
 
 
-def cosine_schedule(base: float, num_steps: int, *, minimum=0.0, warmup_steps=0, warmup_factor=1e-6):
+def cosine_schedule(base: float, num_steps: int, *, minimum=0.0, **warmup):
     """The same with half a cosine as its decay: step t has minimum + (base - minimum) * (1 + cos(pi t / (T - 1))) / 2.
 
     Source: Loshchilov & Hutter, ICLR 2017 (https://arxiv.org/abs/1608.03983), without restarts.
     """
 
-    def decay(left):
+    def decay(left, step):
         return (1 - jnp.cos(jnp.pi * left)) / 2
 
-    return _schedule(decay, base, num_steps - 1, minimum, warmup_steps, warmup_factor)
+    return _schedule(decay, base, num_steps - 1, minimum, **warmup)
 
 
-def _schedule(decay, base: float, last: int, minimum: float, warmup_steps: int, warmup_factor: float):
-    """Linear warm-up, then `decay` of the share of the steps that is left, 1 to 0 at step `last`."""
+def step_schedule(base: float, num_steps: int, *, milestones, factor=0.1, minimum=0.0, **warmup):
+    """The same, falling at milestones: minimum + (base - minimum) * factor ** (how many of them are <= step).
+
+    torch's MultiStepLR, where the minimum is 0.
+    """
+
+    def decay(left, step):
+        return factor ** jnp.sum(jnp.asarray(milestones) <= step).astype(jnp.float32)
+
+    return _schedule(decay, base, num_steps - 1, minimum, **warmup)
+
+
+def one_cycle_schedule(base: float, num_steps: int):
+    """From a 25th of the rate up to it in 0.3 of the steps, then down to a 250,000th, each half a cosine; optax's.
+
+    Source: Smith & Topin, 2018 (arXiv 1708.07120), as in fastai: three tenths of the steps warm up.
+    """
+    return optax.cosine_onecycle_schedule(num_steps, base)
+
+
+def _schedule(decay, base: float, last: int, minimum: float, warmup_steps=0, warmup="linear", warmup_factor=1e-6):
+    """A warm-up, then `decay` of (the share of the steps that is left, 1 to 0 at step `last`; the step)."""
 
     def schedule(step):
         # whole numbers are subtracted before the division: 1 - t / (T - 1) in float32 would lose the last steps' digits
         left = jnp.clip(last - step, 0) / max(last - warmup_steps, 1)
-        decayed = minimum + (base - minimum) * decay(jnp.minimum(left, 1.0))
-        warming = base * (warmup_factor + (1 - warmup_factor) * step / max(warmup_steps - 1, 1))
-        return jnp.where(step < warmup_steps, warming, decayed).astype(jnp.float32)
+        decayed = minimum + (base - minimum) * decay(jnp.minimum(left, 1.0), step)
+        done = step / max(warmup_steps - 1, 1)
+        warming = {
+            "linear": warmup_factor + (1 - warmup_factor) * done,
+            "exponential": warmup_factor ** (1 - done),
+            "constant": warmup_factor,
+        }
+        return jnp.where(step < warmup_steps, base * warming[warmup], decayed).astype(jnp.float32)
 
     return schedule
 
@@ -94,12 +121,20 @@ def build(config, num_steps: int):
     """
     if config.schedule not in SCHEDULES:
         raise ValueError(f"optimizer.schedule is {config.schedule!r}; expected one of {', '.join(SCHEDULES)}")
+    if config.warmup not in WARMUPS:
+        raise ValueError(f"optimizer.warmup is {config.warmup!r}; expected one of {', '.join(WARMUPS)}")
 
     def schedule_of(multiplier: float):
         base = multiplier * config.learning_rate
         options = {"minimum": config.min_learning_rate, "warmup_steps": config.warmup_steps}
+        options |= {"warmup": config.warmup, "warmup_factor": config.warmup_factor}
+        if config.schedule == "one_cycle":
+            return one_cycle_schedule(base, num_steps)
         if config.schedule == "cosine":
             return cosine_schedule(base, num_steps, **options)
+        if config.schedule == "step":
+            marks = {"milestones": config.milestones, "factor": config.milestone_factor}
+            return step_schedule(base, num_steps, **marks, **options)
         poly = open_poly_schedule if config.schedule == "poly_open" else poly_schedule
         return poly(base, num_steps, power=config.power, **options)
 

@@ -16,7 +16,7 @@ from se_jax import parallel
 from se_jax.config import recipes
 from se_jax.evaluation import evaluator as evaluate
 from se_jax.evaluation import inference
-from se_jax.evaluation.metrics import Accuracy, ConfusionMatrix, confusion_matrix, numbers
+from se_jax.evaluation.metrics import MEANS, Accuracy, ConfusionMatrix, confusion_matrix, numbers
 from se_jax.evaluation.protocol import Protocol, protocol
 from se_jax.evaluation.worst_images import WorstImages
 from se_jax.models import FCNHead, ResNet, Segmenter, build
@@ -165,7 +165,7 @@ def test_result_and_table():
     confusion = np.array([[6, 2, 0], [0, 0, 0], [0, 0, 0]])
     metric = ConfusionMatrix(("sky", "road", "car"))
     outcome = evaluate.Evaluation((metric,), (confusion,), images=2).result(step=3)
-    assert numbers(outcome) == {key: outcome[key] for key in ("miou", "macc", "aacc")} and outcome["images"] == 2
+    assert numbers(outcome) == {key: outcome[key] for key in MEANS} and outcome["images"] == 2
     assert outcome["iou"] == {"sky": 0.75, "road": 0.0, "car": None} and outcome["step"] == 3
     assert outcome["acc"]["road"] is None and outcome["miou"] == 0.375
     assert json.loads(json.dumps(outcome, allow_nan=False)) == outcome

@@ -45,6 +45,14 @@ def test_a_class_predicted_but_never_labelled_has_iou_0_and_acc_nan():
     assert scored["macc"] == 2 / 3
 
 
+def test_precision_and_dice():
+    """By hand: of class 0, 6 pixels are labelled, 5 predicted, 4 both; of class 1, 4, 5 and 3."""
+    scored = metrics.scores([[4, 2], [1, 3]])
+    np.testing.assert_allclose(scored["precision"], [4 / 5, 3 / 5])
+    np.testing.assert_allclose(scored["dice"], [2 * 4 / (6 + 5), 2 * 3 / (4 + 5)])
+    np.testing.assert_allclose([scored["mprecision"], scored["mdice"]], [0.7, (8 / 11 + 6 / 9) / 2])
+
+
 def test_an_empty_matrix_gives_nan():
     scored = metrics.scores(np.zeros((3, 3)))
     assert np.isnan([scored["miou"], scored["macc"], scored["aacc"]]).all()

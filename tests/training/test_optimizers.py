@@ -57,6 +57,37 @@ def config(**changes):
 # ---- The schedule ----
 
 
+def rates(steps=10, **changes):
+    """The rate of every step of a run with these options."""
+    options = {"learning_rate": 1.0, "min_learning_rate": 0.0, **changes}
+    _, schedule = optimizers.build(ConfigDict(recipes.sgd(**options)), steps)
+    return np.array([schedule(step) for step in range(steps)])
+
+
+def test_the_rate_falls_at_milestones():
+    """torch's MultiStepLR(milestones=[3, 7], gamma=0.1)."""
+    expected = [1.0] * 3 + [0.1] * 4 + [0.01] * 3
+    np.testing.assert_allclose(rates(schedule="step", milestones=(3, 7)), expected, rtol=1e-6)
+    floor = rates(schedule="step", milestones=(3,), milestone_factor=0.5, min_learning_rate=0.5)
+    np.testing.assert_allclose(floor, [1.0] * 3 + [0.75] * 7, rtol=1e-6)
+
+
+def test_one_cycle_goes_up_and_down():
+    found = rates(100, schedule="one_cycle")
+    np.testing.assert_allclose(found[[0, 30]], [1 / 25, 1.0], rtol=1e-6)
+    assert np.all(np.diff(found[:31]) > 0) and np.all(np.diff(found[30:]) < 0) and found[-1] < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("linear", [0.01, 0.34, 0.67]), ("exponential", [1e-2, 10 ** (-4 / 3), 10 ** (-2 / 3)]), ("constant", [0.01] * 3)],
+)
+def test_warm_ups(kind, expected):
+    found = rates(schedule="cosine", warmup=kind, warmup_steps=4, warmup_factor=0.01)
+    np.testing.assert_allclose(found[:3], expected, rtol=1e-5)
+    assert found[4] == 1
+
+
 @pytest.mark.parametrize(
     "name, recipe, num_steps",
     [("sgd_poly_40k", recipes.sgd(), 40_000), ("adamw_warmup_160k", recipes.adamw_swin(), 160_000)],
@@ -90,8 +121,8 @@ def test_a_schedule_of_one_step_is_defined(schedule):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="optimizer.schedule is 'step'; expected one of poly, poly_open, cosine"):
-        optimizers.build(config(schedule="step"), 10)
+    with pytest.raises(ValueError, match="optimizer.schedule is 'steps'; expected one of poly, poly_open, cosine"):
+        optimizers.build(config(schedule="steps"), 10)
 
 
 # ---- SGD and AdamW, by their definitions ----
