@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("se_jax.main", "train and evaluate a network as a config says"),
     "evaluate": ("se_jax.evaluate", "score a trained network, or write a submission"),
     "predict": ("se_jax.predict", "masks and overlays of files and folders"),
+    "export": ("se_jax.export", "a trained network as StableHLO, SavedModel, TFLite or ONNX"),
     "compare": ("se_jax.compare", "runs side by side: a table and a page"),
     "sweep": ("se_jax.sweep", "train with every combination of some options, and several seeds"),
     "import": ("se_jax.importers", "PyTorch checkpoints in and out"),

@@ -41,7 +41,7 @@ MOST_SCORES = 2**30  # numbers, 4 GiB: of one window at stride 1, where scores a
 TILE = 2**22  # numbers at most in a tile's scores: large ones are slow to get from the system, small ones to start
 
 
-def _fit(images, rows, columns):
+def fit(images, rows, columns):
     """uint8 [b, h, w, 3] -> uint8 [b, h', w', 3]: its rows, then its columns, blended as `geometry.taps` says.
 
     The rounding is the reference's, which resizes uint8 images.
@@ -70,7 +70,7 @@ def _class_ids(scores):
     return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
 
 
-def _shares(model, views: int, scores):
+def shares(model, views: int, scores):
     """Scores, or of several views their summed probabilities -> probabilities, whose sum over the classes is 1."""
     found = scores if views > 1 else model.probabilities(scores)
     return found / jnp.maximum(found.sum(axis=-1, keepdims=True), 1e-12)
@@ -78,7 +78,7 @@ def _shares(model, views: int, scores):
 
 def _surest(model, views: int, scores):
     """(class ids, the probability of each)."""
-    return _class_ids(scores), _shares(model, views, scores).max(axis=-1)
+    return _class_ids(scores), shares(model, views, scores).max(axis=-1)
 
 
 def _no_counts(metrics, index):
@@ -103,7 +103,7 @@ class Inference:
         self.tile = 1 << int(math.log2(TILE / model.num_classes) / 2)  # pixels, a side
         self.logit_sizes = {}
         parts, whole = parallel.split(mesh), parallel.replicated(mesh)
-        self._fit = self.compiled("resize", _fit, in_shardings=(parts, whole, whole), out_shardings=parts)
+        self._fit = self.compiled("resize", fit, in_shardings=(parts, whole, whole), out_shardings=parts)
         self._network = self.compiled("network", self._logits, static_argnums=2, out_shardings=parts)
         self._segments = self.compiled("segments", self._found_segments, static_argnums=(2, 3), out_shardings=parts)
         self._blank = self.compiled("blank", jnp.zeros, static_argnums=0, out_shardings=parts)
@@ -114,7 +114,7 @@ class Inference:
         self._class_ids = self.compiled("class ids", _class_ids, in_shardings=parts, out_shardings=parts)
         self._shares, self._surest = (
             self.compiled(name, functools.partial(fn, model), static_argnums=0, in_shardings=parts, out_shardings=parts)
-            for name, fn in (("probabilities", _shares), ("class ids", _surest))
+            for name, fn in (("probabilities", shares), ("class ids", _surest))
         )
         self._no_counts = self.compiled("blank", _no_counts, static_argnums=0, in_shardings=parts, out_shardings=whole)
         self._count = self.compiled(

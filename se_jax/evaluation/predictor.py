@@ -27,7 +27,7 @@ from se_jax.evaluation import inference, many
 from se_jax.evaluation.images import as_image, find_images, save_ids, size_of
 from se_jax.evaluation.protocol import View, input_size, protocol
 from se_jax.importers import normalization_of, start_from
-from se_jax.models import build
+from se_jax.models import Segmenter, build
 from se_jax.models.names import find_encoder, find_head
 
 OVERLAY = 0.5  # the mask's share of an overlay
@@ -220,14 +220,20 @@ class Model:
         return {name: self.config.data[name] for name in ("max_pixels", "image_bits")}
 
     @property
+    def folded(self) -> tuple[Segmenter, dict[str, Any]]:
+        """(network, variables) that compute the same with equalizers and constants in the weights: at no cost."""
+        network, variables = self.network, self.variables
+        if network.decoder.equalizer.mode == "explicit" and can_fold(variables):
+            network, variables = network.with_equalizer(mode="folded"), fold(variables)
+        return network, fold_weights(variables)
+
+    @property
     def _prepared(self):
-        """(compiled inference, variables on the first device), equalizers and constants folded: at no cost."""
+        """(compiled inference, variables on the first device) of `folded`."""
         if self._ready is None:
-            model, variables = self.network, self.variables
-            if model.decoder.equalizer.mode == "explicit" and can_fold(variables):
-                model, variables = model.with_equalizer(mode="folded"), fold(variables)
-            placed = jax.device_put(fold_weights(variables), jax.local_devices()[0])
-            self._ready = inference.build(model, protocol(self.config.eval)), placed
+            network, variables = self.folded
+            placed = jax.device_put(variables, jax.local_devices()[0])
+            self._ready = inference.build(network, protocol(self.config.eval)), placed
         return self._ready
 
     @property
@@ -321,8 +327,10 @@ def create(
     return model
 
 
-def load(workdir, checkpoint: str = "best") -> Model:
+def load(workdir, checkpoint: str = "best", config=None) -> Model:
     """The network trained in `workdir`, at its "best" or "last" checkpoint (averaged parameters where there are any).
+
+    config: in the place of the run's, e.g. with another config.eval.
 
     Raises:
       FileNotFoundError: no such directory, or no finished run or checkpoint in it.
@@ -330,9 +338,9 @@ def load(workdir, checkpoint: str = "best") -> Model:
     workdir = pathlib.Path(workdir)
     if not workdir.is_dir():
         raise FileNotFoundError(f"{workdir} is no directory; give the --workdir of a training run")
-    config, variables = checkpoints.load_for_inference(workdir, checkpoint)
+    stored, variables = checkpoints.load_for_inference(workdir, checkpoint)
     path = workdir / run.LABELS
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; a training run writes it at its start: is this a run's workdir?")
     labels = run.read_json(path)
-    return Model(config, variables, labels["names"], labels["palette"])
+    return Model(config or stored, variables, labels["names"], labels["palette"])
