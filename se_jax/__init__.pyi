@@ -13,6 +13,7 @@ from .evaluation.metrics import Metric as Metric
 from .evaluation.predictor import Model as Model
 from .evaluation.predictor import create as create
 from .evaluation.predictor import load as load
+from .exporters import export as export
 from .losses.base import Loss as Loss
 from .models.decoders.base import Decoder as Decoder
 from .models.from_config import build as build

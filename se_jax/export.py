@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
                 beside = export(model, given.output, given.format, size, batch=batch, outputs=given.outputs)
         except (OSError, ValueError, ModuleNotFoundError) as error:
             sys.exit(f"se_jax.export: {error}")
-        print(f"{given.output}: {given.format}, images of {size[0]}x{size[1]}; {beside} says what goes in and comes out")
+        print(f"{given.output}: {given.format}, images of {size[0]}x{size[1]}; {beside} says what goes in and out")
 
     missing = [name for name in ("workdir", "format", "size", "output") if given[name].value is None]
     if missing and cli.asks_for_help(argv):

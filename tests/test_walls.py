@@ -22,7 +22,6 @@ ROOMS = {
     "checkpoints": {"checksums", "config", "parallel", "run", "run_config"},
     "run_config": {"config", "run"},
     "importers": {"checkpoints", "cli", "config", "models", "parallel", "run", "run_config"},
-<<<<<<< HEAD
     "evaluation": {
         *(
             "checkpoints",
@@ -37,10 +36,7 @@ ROOMS = {
             "run",
         ),
     },
-=======
-    "evaluation": {"checkpoints", "config", "equalizer", "losses", "models", "parallel", "report", "run"},
     "exporters": {"evaluation", "models", "run"},
->>>>>>> 39e0a79 (wip)
     "report": {"run"},
     "dupsampling": {"config", "constants", "evaluation", "losses", "models", "run"},
     "training": {
@@ -49,12 +45,18 @@ ROOMS = {
     },
     "cli": {"config", "run"},
 }
-<<<<<<< HEAD
 # nobody imports these
-COMMANDS = ("main", "evaluate", "predict", "compare", "sweep", "dupsample_fit", "__main__", "importers.__main__")
-=======
-COMMANDS = ("main", "evaluate", "export", "predict", "dupsample_fit", "__main__", "importers.__main__")  # nobody imports these
->>>>>>> 39e0a79 (wip)
+COMMANDS = (
+    "main",
+    "evaluate",
+    "export",
+    "predict",
+    "compare",
+    "sweep",
+    "dupsample_fit",
+    "__main__",
+    "importers.__main__",
+)
 
 
 @functools.cache

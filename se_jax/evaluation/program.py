@@ -45,7 +45,8 @@ def program(model, variables, protocol: Protocol, size: tuple[int, int], outputs
     def fitted(images):
         for between in (view.fitted, view.size):
             if between is not None and between != images.shape[1:3]:
-                images = fit(images, *(geometry.taps(*lengths) for lengths in zip(images.shape[1:3], between, strict=True)))
+                lengths = zip(images.shape[1:3], between, strict=True)
+                images = fit(images, *(geometry.taps(*each) for each in lengths))
         return images
 
     def scores(images):

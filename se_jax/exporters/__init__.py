@@ -36,7 +36,7 @@ def export(
     Args:
       format: one of FORMATS.
       size: (height, width) of the images that it takes. config.eval says how they become class ids: at which size the
-        network sees them, whole or by windows. 
+        network sees them, whole or by windows.
       batch: images that it takes at once; None: any number (not in 'tflite').
       outputs: 'ids', uint8 [b, h, w], or 'probabilities', float32 [b, h, w, K].
 

