@@ -144,7 +144,7 @@ def fold_blocks(holder: dict, convolution: dict, site) -> None:
 
     holder: parameters of the BlockSumConv. convolution: {'kernel': [kh, kw, c, out], ...}, of its block.
     """
-    norms, scale, shift = {}, 1.0, 0.0
+    norms, scale, shift = {}, jnp.ones(()), jnp.zeros(())
     for key, statistics in ordered_branches(site):
         last = holder.get(LAST_BLOCK + key.partition("_")[2])
         shift = shift + statistics["mean"] / statistics["std"]
