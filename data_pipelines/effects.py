@@ -82,7 +82,7 @@ def rotate(image: tf.Tensor, label: tf.Tensor, degrees: tf.Tensor) -> tuple[tf.T
         )[0]
 
     rotated = turned(tf.cast(image, tf.float32), "BILINEAR", 0.0)
-    ids = turned(label[..., None], "NEAREST", float(IGNORE))[..., 0]
+    ids = turned(tf.expand_dims(label, -1), "NEAREST", float(IGNORE))[..., 0]
     return tf.cast(tf.clip_by_value(rotated + 0.5, 0, 255), tf.uint8), ids
 
 

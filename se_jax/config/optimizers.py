@@ -3,6 +3,35 @@
 FREE_TEMPERATURE = (("log_temperature$", 0.0),)  # optimizer.decay_multipliers for decoder 'dupsampling'
 
 
+# encoder -> the beginnings of its modules' names, stage by stage from the image on
+STAGES = {
+    "convnext": ("downsample_layers_0_|stages_0_|norm0", *(f"(downsample_layers_|stages_|norm){i}" for i in (1, 2, 3))),
+    "efficientnet": ("conv_stem|bn1", *(f"blocks_{i}_" for i in range(7))),
+    "hrnet": ("conv", "layer1_|transition1_", "stage2_|transition2_", "stage3_|transition3_", "stage4_"),
+    "mit": tuple(f"layers_{i}_" for i in range(4)),
+    "mobilenetv2": ("conv", *(f"layer{i}_" for i in range(1, 8))),
+    "resnet": ("stem_", *(f"layer{i}_" for i in range(1, 5))),
+    "swin": ("patch_embed_", *(f"stages_{i}_|norm{i}" for i in range(4))),
+    "twins": tuple(f"(patch_embeds|layers|position_encodings|norm_list)_{i}" for i in range(4)),
+    "xception": ("stem_", "blocks_[0-2]/", "blocks_"),
+}
+
+
+def layer_decay(encoder: str, decay: float) -> tuple[tuple[str, float], ...]:
+    """optimizer.rate_multipliers that fall with the depth: decay^1 for an encoder's last stage, decay^n for its first.
+
+    Stage by stage, for every encoder; heads keep the whole rate. Ours: what published recipes have by blocks stands
+    below (`adamw_convnext`, `adamw_swin_layers`).
+
+    Raises:
+      ValueError: no such encoder.
+    """
+    if encoder not in STAGES:
+        raise ValueError(f"there is no encoder {encoder!r}; expected one of {', '.join(STAGES)}")
+    stages = STAGES[encoder]
+    return tuple((f"^encoder/({stage})", decay ** (len(stages) - i)) for i, stage in enumerate(stages))
+
+
 def sgd(**changes) -> dict:
     """config.optimizer; by default mmsegmentation's for CNNs: decay on everything, no warm-up."""
     return {

@@ -1,5 +1,7 @@
 """What holds for every network: shapes, odd sizes, gradients, precision, saving, sites, folding; and `build`."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from se_jax import checkpoints, parallel
+from se_jax.config.optimizers import layer_decay
 from se_jax.equalizer.fold import fold
 from se_jax.equalizer.fusion import site_variables
 from se_jax.equalizer.sites import check_sites, find_sites
 from se_jax.importers import export_weights, import_weights, tables
-from se_jax.models import build
+from se_jax.models import ENCODERS, build
 from se_jax.models.segmenter import normalize
 from tests import tiny
 
@@ -123,6 +126,16 @@ class TestEveryNetwork:
             loaded = import_weights(model, export_weights(model, variables, layout), blank, layout)
             assert_equal(loaded, variables)
         assert_equal(checkpoints.init_from(tmp_path, blank, model.constants), variables)
+
+    def test_layer_decay_has_a_rate_for_every_stage_and_parameter(self, network):
+        model, variables, _ = network
+        family = next(name for name, kind in ENCODERS.items() if kind is type(model.encoder))
+        rules = layer_decay(family, 0.5)
+        found = {}
+        for path, _ in jax.tree.leaves_with_path({"encoder": variables["params"]["encoder"]}):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            found[name] = next(rate for pattern, rate in rules if re.search(pattern, name))
+        assert set(found.values()) == {0.5 ** (i + 1) for i in range(len(rules))}
 
     def test_sharding_rules_cover_every_parameter(self, network):
         parallel.param_shardings(parallel.make_mesh(), network[1]["params"])
