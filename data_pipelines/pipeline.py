@@ -84,17 +84,21 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     on_error: str = "stop",
+    planned: Callable[[list[tuple[int, int]]], None] = lambda sizes: None,
 ) -> Iterator[Batch]:
     """Every image of the source exactly once, unchanged and at its own size; a batch holds images of one size.
 
     The last batch of a size is filled up with black images whose label is 255 everywhere. All processes yield the same
     number of batches, of the same sizes in the same order. batch_size is that of all processes together.
 
+    planned: called before the first batch with the (height, width) of every image, as batches will come.
+
     Yields:
       'image' uint8 [b, h, w, 3], 'label' uint8 [b, h, w], 'valid' bool [b], 'index' int32 [b] (-1 where not valid).
     """
     local = _local_size(batch_size, process_count, "batch_size")
     plan = _plan_by_size(source, batch_size, on_error)
+    planned([size for batch in plan for index, size in batch if index >= 0])
     mine = [entry for batch in plan for entry in batch[process_index * local : (process_index + 1) * local]]
 
     indices = tf.constant([index for index, _ in mine], tf.int32)

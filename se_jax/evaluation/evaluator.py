@@ -19,6 +19,7 @@ from absl import logging
 from se_jax import parallel, run
 from se_jax.config.check import check
 from se_jax.evaluation import inference
+from se_jax.evaluation.compilations import announcement
 from se_jax.evaluation.metrics import ConfusionMatrix, Metric
 from se_jax.evaluation.protocol import protocol
 from se_jax.evaluation.worst_images import WorstImages
@@ -74,16 +75,20 @@ def default_metrics(labels, source) -> tuple[Metric, ...]:
     return ConfusionMatrix(tuple(labels.names), palette), WorstImages(tuple(labels.names), source.image_name)
 
 
-def batches(source, labels, config, mesh, on_error):
+def places(config, mesh) -> int:
+    """Images of a batch of all processes: every device needs its share, and fillers count for nothing."""
+    return -(-config.batch_size // mesh.size) * mesh.size
+
+
+def batches(source, labels, config, mesh, on_error, planned=lambda sizes: None):
     """`data_pipelines.eval_batches` of this process; every device of `mesh` has its share of a batch."""
     import data_pipelines  # only here: it brings tensorflow
 
-    devices = mesh.size
-    batch_size = -(-config.batch_size // devices) * devices  # every device needs its share; fillers count for nothing
     return data_pipelines.eval_batches(
         source,
         labels,
-        batch_size,
+        places(config, mesh),
+        planned=planned,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         on_error=on_error,
@@ -109,7 +114,8 @@ def evaluate(
     """What a model makes of every image of `source`, each exactly once, at the labels' own size.
 
     Batches hold images of one size. Counts are int32 on the device for a batch, int64 on the host for the total: the
-    same on any number of devices. How many programs were compiled, in this process so far, is logged at the end.
+    same on any number of devices. How many networks there are to compile is logged before the first batch, and how many
+    programs were compiled, in this process so far, at the end.
 
     Args:
       model, variables: a Segmenter and what its `apply` takes, replicated or sharded over `mesh`, or on the host.
@@ -135,14 +141,24 @@ def evaluate(
     variables = _on_devices(variables, mesh)
     found = Evaluation(metrics, tuple(metric.empty() for metric in metrics))
     shown = Progress("evaluated", len(source), shown=jax.process_index() == 0)
-    waiting = None  # one batch is fetched while the next one is computed
-    for batch in batches(source, labels, config, mesh, on_error):
-        each()
-        counts = programs.count(metrics, variables, batch)
+    waiting, compiling = None, []  # one batch is fetched while the next one is computed
+
+    def planned(sizes):
+        known = programs.logit_sizes
+        logging.info("Evaluating %s", announcement(programs.protocol, sizes, model.size_multiple, known))
+        compiling.extend(programs.compile_ahead(variables, places(config, mesh), sizes))
+
+    try:
+        for batch in batches(source, labels, config, mesh, on_error, planned):
+            each()
+            counts = programs.count(metrics, variables, batch)
+            found = found.plus(waiting)
+            waiting = counts
+            shown(min(found.images, len(source) - 1))
         found = found.plus(waiting)
-        waiting = counts
-        shown(min(found.images, len(source) - 1))
-    found = found.plus(waiting)
+    finally:
+        for program in compiling:
+            program.cancel()
     shown(len(source))
     logging.info("Evaluated %d images, %d fillers; %s", found.images, found.fillers, compilations(programs))
     return found

@@ -14,6 +14,7 @@ Compilations for the 2000 validation images of ADE20K (616 sizes; counted on the
   whole, tta                                   3443 and 79: six ratios of the images' own sizes
   windows of 512 x 512, tta                    1871 and 44: a view lower or narrower than the window is its own window
 A data set of one image size, as Cityscapes, compiles the network once, or six times with tta of whole images.
+`evaluate` tells the number before it starts, and compiles ahead of the devices in threads (`compile_ahead`).
 JAX_COMPILATION_CACHE_DIR=DIR keeps compiled programs from one process to the next.
 
 Memory: logits at the image's size exist for one tile at a time, never for an image; those at the network's own
@@ -24,8 +25,11 @@ numbers.
 """
 
 import collections
+import concurrent.futures
 import functools
 import math
+import os
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +38,7 @@ from jax import lax
 
 from se_jax import parallel
 from se_jax.evaluation import geometry
+from se_jax.evaluation.compilations import windows
 from se_jax.evaluation.protocol import Protocol, View
 from se_jax.losses.base import IGNORE
 
@@ -100,6 +105,7 @@ class Inference:
     def __init__(self, model, protocol: Protocol, mesh):
         self.model, self.protocol, self.mesh = model, protocol, mesh
         self.compilations = collections.Counter()
+        self._lock, self._ahead = threading.Lock(), {}  # what a program is for -> the Future of it
         self.tile = 1 << int(math.log2(TILE / model.num_classes) / 2)  # pixels, a side
         self.logit_sizes = {}
         parts, whole = parallel.split(mesh), parallel.replicated(mesh)
@@ -126,10 +132,11 @@ class Inference:
 
         @functools.wraps(fn)
         def counted(*args):
-            self.compilations[name] += 1  # Python runs while tracing only, which is once a compilation
+            with self._lock:
+                self.compilations[name] += 1  # Python runs while tracing only, which is once a compilation
             return fn(*args)
 
-        return parallel.jit(counted, **options)
+        return parallel.jit(counted, mesh=self.mesh, **options)
 
     def tile_length(self, length: int) -> int:
         """Pixels of a tile along an axis of that length."""
@@ -232,9 +239,48 @@ class Inference:
     def _add_vote(self, total, scores):
         return total + self.model.probabilities(scores)
 
+    def lower_network(self, variables, inputs, size: tuple[int, int]):
+        """The network's program for windows of `size`, to be compiled: jax.stages.Lowered.
+
+        variables, inputs: as of the network, or their shapes with shardings. inputs: uint8 [b, h', w', 3], padded.
+        """
+        return self._network.lower(variables, inputs, size)
+
     def window_logits(self, variables, images, blends, size):
         """Logits (or scores) [b, h, w, K], padded, of a window of `size` that `blends` cut out of the images."""
-        return self._network(variables, self._fit(images, *blends), size)
+        inputs = self._fit(images, *blends)
+        program = self._ahead.get((_signature(variables), len(inputs), size)) if self._ahead else None
+        if program is None or program.cancelled():
+            return self._network(variables, inputs, size)
+        return program.result()(variables, inputs)
+
+    def compile_ahead(self, variables, images: int, sizes) -> list[concurrent.futures.Future]:
+        """Begins to compile the network, in threads, for batches of `images` images of `sizes`, in their order.
+
+        What is compiled already is not compiled again.
+
+        Args:
+          variables: as of `scores`, on the devices. images: of all processes together.
+
+        Returns:
+          What is being compiled; cancel what is not needed any more.
+        """
+        signature, begun = _signature(variables), []
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), variables)
+        # processes that wait for each other while they compile must do so in one order
+        pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() if jax.process_count() == 1 else 1, "compile")
+        for size in windows(self.protocol, sizes):
+            key = signature, images, size
+            if key not in self._ahead or self._ahead[key].cancelled():
+                self._ahead[key] = pool.submit(self._compile_network, shapes, images, size)
+                begun.append(self._ahead[key])
+        pool.shutdown(wait=False)
+        return begun
+
+    def _compile_network(self, shapes, images: int, size):
+        padded = (images, *map(geometry.bucket, size), 3)
+        inputs = jax.ShapeDtypeStruct(padded, jnp.uint8, sharding=parallel.split(self.mesh))
+        return self.lower_network(shapes, inputs, size).compile()
 
     def _found_segments(self, variables, inputs, size, most):
         """What `segments` finds in the first `size` pixels of uint8 [b, h', w', 3]."""
@@ -254,6 +300,12 @@ class Inference:
         self.logit_sizes[size] = logits.shape[1:3]  # known while tracing, which is before any call returns
         h, w = logits.shape[1:3]
         return jnp.pad(logits, ((0, 0), (0, geometry.bucket(h) - h), (0, geometry.bucket(w) - w), (0, 0)))
+
+
+def _signature(variables) -> tuple:
+    """What a program that is compiled for them depends on."""
+    leaves, structure = jax.tree.flatten(variables)
+    return structure, tuple((x.shape, x.dtype, getattr(x, "sharding", None)) for x in leaves)
 
 
 def _check_scores(images: int, size: tuple[int, int], classes: int) -> None:
