@@ -253,8 +253,12 @@ def check_config(config) -> None:
     if "rotate" in config:
         angle = isinstance(config.rotate, (int, float)) and 0 <= config.rotate <= 180
         require("rotate", angle, "an angle in degrees, of 0 to 180")
-    for option in ("flip_vertical", "grey", "blur", "cutout", "cutout_size"):
+    for option in ("flip_vertical", "grey", "blur", "cutout", "cutout_size", "cutmix", "classmix"):
         require(option, is_share(config.get(option, 0.0)), "a probability or share in [0, 1]")
+    if config.get("cutmix", 0.0) + config.get("classmix", 0.0) > 1:
+        require(
+            "classmix", False, f"at most {1 - config.cutmix:g}, as cutmix is {config.cutmix}: a crop has one of both"
+        )
     require("photometric", isinstance(config.photometric, bool), "True or False")
     require("max_pixels", is_whole(config.max_pixels, 1, MOST_PIXELS), f"a whole number of 1 to {MOST_PIXELS:,}")
     require("image_bits", is_whole(config.image_bits, 8, 16), "a whole number of 8 to 16")

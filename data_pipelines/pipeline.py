@@ -1,6 +1,7 @@
 """From a source to this process's batches of numpy arrays, by tf.data, with nothing random but (seed, step)."""
 
 import collections
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import transforms
+from data_pipelines import mixing, transforms
 from data_pipelines.cache import Cache
 from data_pipelines.effects import Effects
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec
@@ -23,6 +24,7 @@ Batch = dict[str, np.ndarray]
 # Streams of random numbers: calibration must not see the very crops that training starts with.
 _random: Any = getattr(tf.random, "experimental")  # noqa: B009, which type checkers do not know
 _TRAINING, _CALIBRATION = 0, 1
+_MIXING = 2  # added to these: which crops are mixed with those of the stream, and how
 _READ, _UNREADABLE, _FATAL = 0, 1, 2
 
 
@@ -137,8 +139,22 @@ def train_examples(data, config, *, seed: int, stage: str) -> Iterator[np.ndarra
 
 
 def _augmented(data, config, seed: int, stream: int, epoch, position) -> dict[str, tf.Tensor]:
-    """The training example at `position` of `epoch`'s permutation."""
-    index, key = _shuffled(len(data.train), seed, stream, epoch, position)
+    """The training example at `position` of `epoch`'s permutation, perhaps with a part of another one."""
+    count = len(data.train)
+    index, key = _shuffled(count, seed, stream, epoch, position)
+    element = _crop(data, config, key, index)
+    cutmix, mixed = config.get("cutmix", 0.0), config.get("cutmix", 0.0) + config.get("classmix", 0.0)
+    if not mixed:
+        return element
+    other, own = _shuffled(count, seed, stream + _MIXING, epoch, position)
+    draws = _random.stateless_fold_in(own, position, alg="philox")
+    draws = tf.random.stateless_uniform([mixing.NUMBERS + IGNORE], draws, alg="philox")
+    paste = functools.partial(mixing.mix, element, draws=draws, cutmix=cutmix)
+    return tf.cond(draws[0] < mixed, lambda: paste(other=_crop(data, config, own, other)), lambda: element)
+
+
+def _crop(data, config, key: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The example of that index, augmented by the random numbers that `key` and the index give."""
     cache = data.train.decoded if config.cache else None
 
     def load(index):

@@ -193,6 +193,11 @@ def _check_together(config) -> None:
             f"{rates.warmup_steps} and min_learning_rate={rates.min_learning_rate}; expected 0 of both. Give "
             "--config.optimizer.warmup_steps=0 --config.optimizer.min_learning_rate=0"
         )
+    if config.data.cutmix + config.data.classmix > 1:
+        raise ValueError(
+            f"data.classmix is {config.data.classmix}; expected at most {1 - config.data.cutmix:g}, as data.cutmix is "
+            f"{config.data.cutmix}: a crop has one of both. Give --config.data.classmix={1 - config.data.cutmix:g}"
+        )
     low, high = config.data.ratio_range
     if low > high:
         raise ValueError(

@@ -116,6 +116,9 @@ def data() -> dict:
         "blur": 0.0,  # by a Gaussian of 0.5 to 2 pixels
         "cutout": 0.0,  # of a black rectangle, whose label stays
         "cutout_size": 0.5,  # its largest sides, shares of the crop's
+        # probabilities that a part of another crop is pasted over this one, label too: a rectangle, or half its classes
+        "cutmix": 0.0,
+        "classmix": 0.0,
         # black fills a small crop up before normalisation, as in mmsegmentation's recipes of PASCAL VOC and Context;
         # False: zeros do after it, as elsewhere
         "black_padding": False,

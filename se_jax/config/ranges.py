@@ -219,6 +219,8 @@ OPTIONS = {
     "data.blur": SHARE,
     "data.cutout": SHARE,
     "data.cutout_size": SHARE,
+    "data.cutmix": SHARE,
+    "data.classmix": SHARE,
     "data.black_padding": FLAG,
     "data.dir": TEXT,
     "data.train_split": optional(TEXT),

@@ -7,9 +7,9 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
+import onnx  # pyright: ignore[reportMissingImports]
 from jax.extend.core import jaxpr_as_fun
-from jax2onnx import to_onnx
+from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 
 from se_jax.exporters.traced import Traced
 

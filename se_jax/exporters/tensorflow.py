@@ -1,6 +1,7 @@
 """TensorFlow's SavedModel, and TFLite (LiteRT) made of the same function, both by jax2tf."""
 
 import pathlib
+from typing import Any
 
 import tensorflow as tf
 from jax.experimental import jax2tf
@@ -17,7 +18,7 @@ def write_savedmodel(traced: Traced, path: pathlib.Path) -> None:
     convert = jax2tf.convert(
         traced.function, polymorphic_shapes=[polymorphic], with_gradient=False, native_serialization_platforms=PLATFORMS
     )
-    module = tf.Module()
+    module: Any = tf.Module()
     module.call = tf.function(
         lambda images: {traced.output: convert(images)},
         input_signature=[tf.TensorSpec(traced.shape, tf.uint8, "images")],

@@ -19,7 +19,7 @@ def test_every_tensor_of_timms_goes_in_and_comes_out():
 
 
 def test_torchvision_has_v1b_alone():
-    assert list(tables_of(ResNet(50, "v1b"))) == ["mmseg", "torchvision", "timm", "detectron2"]
+    assert list(tables_of(ResNet(50, "v1b"))) == ["mmseg", "torchvision", "timm", "detectron2", "smp"]
     assert list(tables_of(ResNet(50, "v1c"))) == ["mmseg", "timm"]
 
 
