@@ -3,13 +3,14 @@
 import json
 import logging
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx  # pyright: ignore[reportMissingImports]
+import onnx
 from jax.extend.core import jaxpr_as_fun
-from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
+from jax2onnx import to_onnx
 
 from se_jax.exporters.traced import Traced
 
@@ -52,7 +53,7 @@ def _pool_in_two_dimensions(model: onnx.ModelProto) -> None:
         flat, turned, pooled, back = (f"{result}_{name}" for name in ("flat", "turned", "pooled", "back"))
         axes = f"{result}_axes"
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 1]), axes))
-        sides = {
+        sides: dict[str, Any] = {
             name: values[1:3] if len(values) == 4 else values[1:3] + values[5:7]
             for name, values in given.items()
             if len(values) in (4, 8)
