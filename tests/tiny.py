@@ -28,6 +28,7 @@ from se_jax.models import (
     Twins,
     UNetHead,
     UPerHead,
+    ViT,
     VWFormerHead,
     VWMask2FormerHead,
     Xception,
@@ -70,6 +71,7 @@ ENCODERS = {
     "pcpvt": Twins("pcpvt_small", widths=(4, 8, 8, 8), depths=(1, 1, 1, 1), heads=(1, 2, 2, 2)),
     "svt": Twins("svt_small", widths=(4, 8, 8, 8), depths=(1, 2, 1, 1), heads=(1, 2, 2, 2), window=3),
     "swin": Swin(width=4, depths=(1, 2, 1, 1), heads=(1, 2, 2, 2), window=3),
+    "vit": ViT(width=16, depth=1, heads=2, patch=16, size=64, pyramid=True),
     "xception": Xception(entry=((4, 2), (8, 2), (8, 2)), middle=1, exit=((8, 8, 8), (8, 8, 8))),
 }
 
@@ -77,7 +79,7 @@ ENCODERS = {
 WIDTHS = {"linknet": 16}
 
 # head -> sides of the images it is tested with, where it cannot take all; the first is trained and calibrated with
-SIDES = {"vwformer": (128, 64), "mask2former": (64, 96), "vw_mask2former": (128, 64)}
+SIDES = {"vit": (64, 96), "vwformer": (128, 64), "mask2former": (64, 96), "vw_mask2former": (128, 64)}
 
 
 def sides(name: str) -> tuple[int, int]:

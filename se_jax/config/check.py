@@ -243,7 +243,10 @@ def _check_indices(model) -> None:
     name = model.encoder.get("name")
     if name not in ranges.ENCODERS:
         return
-    maps = len(model.encoder.get("outputs") or range(ranges.STAGES))
+    outputs = model.encoder.get("outputs")
+    maps = len(outputs) if outputs else ranges.STAGES
+    if name == "vit":
+        maps = ranges.STAGES if model.encoder.get("pyramid") else len(outputs or (0,))
     for part in ("decoder", "auxiliary"):
         for field in ("in_index", "c1_index", "low_level") if model[part] else ():
             value = model[part].get(field)

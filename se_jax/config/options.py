@@ -201,6 +201,23 @@ def encoder(name: str, **changes) -> dict:
             "mlp_ratio": 4,
         },
         "twins": {"variant": "svt_small", "widths": sizes(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
+        "vit": {
+            "variant": "dinov2_small",  # dinov2_base_reg, dinov3_large, ..., and timm's tiny to huge
+            "width": whole(),
+            "depth": whole(),
+            "heads": whole(),
+            "patch": whole(),  # its pixels, a side; sides of images must be multiples of it
+            "registers": whole(),
+            "gated": config_dict.placeholder(bool),  # SwiGLU in the place of MLPs
+            "size": whole(),  # of the images of pretraining, a side, for which the learnt positions are
+            # (height, width) of the learnt positions, in patches: those of imported weights are resized to it once, and
+            # so is their patch. None: as the weights have them, to be resized for every image
+            "grid": sizes(),
+            "outputs": sizes(),  # numbers of the blocks whose maps the heads get, e.g. (2, 5, 8, 11); None: the last
+            "pyramid": False,  # four maps of strides 4 to 32 (of a patch of 16), for heads that want several
+            "rescale": 2.0,  # DINOv3's positions are scaled by up to this factor in training; 1: they are not
+            "drop_path": 0.0,
+        },
         # outputs: maps for the heads, also efb2u1c2, mfb1u16c3, ...
         "xception": {"variant": "65", "output_stride": 16, "outputs": ("map0", "map1", "map2", "map3")},
     }

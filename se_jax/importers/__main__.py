@@ -113,7 +113,7 @@ def export_file(workdir: str, path: str, layout: str, *, plain: bool = False) ->
     """
     from se_jax import checkpoints
     from se_jax.equalizer.fold import fold, without_borders
-    from se_jax.importers import convert, files
+    from se_jax.importers import convert, files, tables
     from se_jax.models import build
 
     config, variables = checkpoints.load_for_inference(workdir)
@@ -125,7 +125,8 @@ def export_file(workdir: str, path: str, layout: str, *, plain: bool = False) ->
         given = model, variables
         model, variables = model.with_equalizer(mode="none"), without_borders(variables)
         print(_difference(config, given, (model, variables)))
-    tensors = convert.export_weights(model, variables, "mmseg" if layout == "auto" else layout)
+    layout = next(iter(tables.tables_of(model.encoder))) if layout == "auto" else layout  # mmseg where it exists
+    tensors = convert.export_weights(model, variables, layout)
     files.write(path, tensors, model.normalization)
     borders = [name for name in tensors if name.endswith(".tap_bias")]
     print(f"{len(tensors)} tensors written to {path}")

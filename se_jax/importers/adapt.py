@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from se_jax.importers.rules import Leaf
+from se_jax.models.positions import cubic_matrix
 
 RGB = 3
 
@@ -21,17 +22,23 @@ def to_network(
       shape: of our array.
       stem: it is the kernel [kh, kw, channels, out] of the first convolution.
       bgr: the checkpoint's first convolution sees the channels in the other order.
+
+    Raises:
+      ValueError: it cannot be made to fit; says why.
     """
-    tensor = tensors[0]
+    tensor, notes = tensors[0], []
+    if leaf.fit is not None:
+        tensor, note = leaf.fit(tensor, shape)
+        tensors, notes = [tensor], [note] * bool(note)
     if leaf.name == "bias_table" and tensor.ndim == 2 and len(tensor) != shape[0]:
         side, wanted = math.isqrt(len(tensor)), math.isqrt(shape[0])
         if side**2 == len(tensor) and wanted**2 == shape[0]:
             return [resize_bias_table(tensor, wanted)], f"window {(side + 1) // 2} -> {(wanted + 1) // 2}, bicubic"
     if not stem or tensor.ndim != 4:
-        return tensors, ""
-    notes = []
+        return tensors, ", ".join(notes)
     if bgr:
-        tensor, notes = tensor[:, ::-1], ["BGR -> RGB"]
+        tensor = tensor[:, ::-1]
+        notes.append("BGR -> RGB")
     if tensor.shape[1] == RGB and shape[2] != RGB:
         tensor = convert_channels(tensor, shape[2])
         notes.append(f"{RGB} -> {shape[2]} input channels")
@@ -53,21 +60,6 @@ def convert_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 def resize_bias_table(table: np.ndarray, side: int) -> np.ndarray:
     """Relative position biases [s * s, heads] of another window: [side * side, heads], side = 2 window - 1."""
     source = math.isqrt(len(table))
-    matrix = bicubic_matrix(source, side)
+    matrix = cubic_matrix(source, side)
     squares = table.reshape(source, source, -1).astype(np.float64)
     return np.einsum("is,jt,sth->ijh", matrix, matrix, squares).reshape(side * side, -1).astype(table.dtype)
-
-
-def bicubic_matrix(source: int, length: int) -> np.ndarray:
-    """Weights [length, source] of torch's bicubic interpolate along an axis (a = -0.75, half-pixel centres)."""
-    a = -0.75
-    position = (np.arange(length) + 0.5) * source / length - 0.5
-    first = np.floor(position).astype(int)
-    matrix = np.zeros((length, source))
-    for tap in (-1, 0, 1, 2):
-        distance = np.abs(position - first - tap)
-        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-        far = a * (((distance - 5) * distance + 8) * distance - 4)
-        column = np.clip(first + tap, 0, source - 1)
-        np.add.at(matrix, (np.arange(length), column), np.where(distance <= 1, near, far))
-    return matrix

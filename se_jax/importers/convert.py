@@ -111,7 +111,7 @@ def match(
         for a layout that the network does not have.
     """
     layout, parts, places = _choose_layout(model, state_dict, variables, layout)
-    state_dict = _renamed(parts, layout, state_dict)
+    state_dict = _read(parts, layout, state_dict)
     wanted = {key: leaf for key, leaf in _flat(variables).items() if key[0] in _collections(model)}
     skipped = _skipped(parts, layout, state_dict)
     filled, kept, adapted, problems = {}, [], {}, []
@@ -132,7 +132,11 @@ def match(
                 problems.append(f"no tensor {', '.join(missing)} for {path} {tuple(initial.shape)}")
         else:
             tensors = [np.asarray(state_dict[name]) for name in place.tensors]
-            tensors, note = adapt.to_network(tensors, place.leaf, initial.shape, stem=place.stem, bgr=bgr)
+            try:
+                tensors, note = adapt.to_network(tensors, place.leaf, initial.shape, stem=place.stem, bgr=bgr)
+            except ValueError as error:
+                problems.append(f"tensor {place.tensors[0]} {tensors[0].shape} does not fit: {error}")
+                continue
             if note:
                 adapted[path] = note
             problems += _shape_problems(place, tensors, initial.shape)
@@ -144,7 +148,7 @@ def match(
     without_value = [path for path in kept if isinstance(_get(variables, path), jax.ShapeDtypeStruct)]
     problems += [f"no tensor for {path}, and no initial value was given" for path in without_value]
     if problems:
-        raise ValueError(_message(problems, layout, model))
+        raise ValueError(_message(problems, layout, model, parts))
     values = {
         key: np.ascontiguousarray(place.leaf.to_ours(*tensors).astype(wanted[key].dtype))
         for key, (place, tensors) in filled.items()
@@ -183,8 +187,8 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
       ValueError: the layout does not know a variable, such as the statistics of explicit equalizers: they are folded
         first, and their border term is then written as a tensor `tap_bias` [out, kh, kw] of its convolution.
     """
-    tensors = {}
-    places = _places(_parts(model, None, layout), layout, variables)
+    tensors, parts = {}, _parts(model, None, layout)
+    places = _places(parts, layout, variables)
     for key, array in _flat(variables).items():
         if key not in places:
             raise ValueError(
@@ -196,7 +200,7 @@ def export_weights(model, variables: dict, layout: str = "mmseg") -> dict[str, n
         place = places[key]
         for name, tensor in zip(place.tensors, place.leaf.to_theirs(np.asarray(array)), strict=True):
             tensors[name] = np.ascontiguousarray(tensor)
-    return tensors
+    return _changed(tensors, [(prefix, _table(module, layout).write) for prefix, module in parts.values()])
 
 
 def _flat(variables: dict) -> dict[tuple[str, ...], Any]:
@@ -248,12 +252,20 @@ def _choose_layout(model, state_dict: dict, variables: dict, layout: str) -> tup
     return best, parts[best], found[best]
 
 
-def _renamed(parts: dict, layout: str, state_dict: dict) -> dict:
-    """The checkpoint with the names of today in the place of older ones."""
-    older = {pattern: name for _, module in parts.values() for pattern, name in _table(module, layout).older.items()}
-    for pattern, today in older.items():
+def _read(parts: dict, layout: str, state_dict: dict) -> dict:
+    """The checkpoint with the names of today in the place of older ones, and its tensors as the rules expect them."""
+    made = [(prefix, _table(module, layout)) for prefix, module in parts.values()]
+    for pattern, today in {pattern: name for _, table in made for pattern, name in table.older.items()}.items():
         state_dict = {re.sub(f"^{pattern}$", today, name): tensor for name, tensor in state_dict.items()}
-    return state_dict
+    return _changed(state_dict, [(prefix, table.read) for prefix, table in made])
+
+
+def _changed(tensors: dict, changes: list) -> dict:
+    """Tensors after the changes [(prefix, function)], each of those whose names begin so, which it sees without it."""
+    for prefix, change in changes:
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        tensors = tensors | {prefix + name: tensor for name, tensor in change(own).items()}
+    return tensors
 
 
 def _places(parts: dict, layout: str, variables: dict) -> dict[tuple[str, ...], Place]:
@@ -321,11 +333,14 @@ def _shape_problems(place: Place, tensors: list, shape: tuple[int, ...]) -> list
     ]
 
 
-def _message(problems: list[str], layout: str, model) -> str:
+def _message(problems: list[str], layout: str, model, parts: dict) -> str:
     heads = (getattr(model, "decoder", None), getattr(model, "auxiliary", None))
     names = {name.rpartition("/")[2] for head in heads for name in getattr(head, "classifier", ())}
     classifier = any(f".{name}." in problem and "in this network" in problem for problem in problems for name in names)
     hint = "; --config.init_skip=classifier keeps the initial classifiers, for other classes" if classifier else ""
+    for _, module in parts.values():
+        for pattern, advice in _table(module, layout).hints.items():
+            hint += f"; {advice}" if any(re.search(pattern, problem) for problem in problems) else ""
     shown = problems if len(problems) <= 40 else [*problems[:40], f"and {len(problems) - 40} more"]
     return (
         f"The checkpoint, read as layout {layout}, does not fit the network ({len(problems)} differences; check "

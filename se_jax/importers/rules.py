@@ -16,6 +16,8 @@ class Leaf(NamedTuple):
       collection, name: of our array below its module's path, e.g. ('params', 'kernel').
       tensors: names below the torch module; more than one where torch keeps apart what we keep together.
       to_ours: their values -> our array. to_theirs: the exact inverse, array -> tuple of tensors.
+      fit: (tensor, shape of our array) -> (tensor made for that shape, what was done or ''); raises ValueError where it
+        cannot be. For an array of one tensor.
     """
 
     collection: str
@@ -23,6 +25,7 @@ class Leaf(NamedTuple):
     tensors: tuple[str, ...]
     to_ours: Callable[..., np.ndarray]
     to_theirs: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    fit: Callable[[np.ndarray, tuple[int, ...]], tuple[np.ndarray, str]] | None = None
 
 
 class Rule(NamedTuple):
@@ -48,6 +51,8 @@ class Table(NamedTuple):
       optional: regular expressions of our modules that keep their initial values if a checkpoint lacks them.
       stem: our module of the first convolution, whose inputs are the image's channels.
       older: regular expressions of names that older checkpoints have -> the name of today, as re.sub takes it.
+      read: what is done to a checkpoint's tensors, {name: tensor}, before the rules apply; write: the way back.
+      hints: regular expressions found in what does not fit -> what to do then.
       normalization: of the images that this source's published encoders were trained with; ImageNet's where a table
         states none.
     """
@@ -57,6 +62,9 @@ class Table(NamedTuple):
     optional: tuple[str, ...] = ()
     stem: str = ""
     older: dict[str, str] = {}
+    read: Callable[[dict], dict] = dict
+    write: Callable[[dict], dict] = dict
+    hints: dict[str, str] = {}
     normalization: Normalization = IMAGENET
 
 
@@ -90,6 +98,17 @@ LINEAR_AS_CONV = (
 )
 CONV_AS_LINEAR = (
     Leaf("params", "kernel", ("weight",), lambda t: t.T[None, None], lambda a: (a[0, 0].T,)),
+    _BIAS,
+)
+# torch's transposed convolution of kernel and stride 2 [in, out, 2, 2], our linear map [in, 2 * 2 * out]
+TRANSPOSED_CONV = (
+    Leaf(
+        "params",
+        "kernel",
+        ("weight",),
+        lambda t: t.transpose(0, 2, 3, 1).reshape(len(t), -1),
+        lambda a: (a.reshape(len(a), 2, 2, -1).transpose(0, 3, 1, 2),),
+    ),
     _BIAS,
 )
 # the packed projection of torch's MultiheadAttention

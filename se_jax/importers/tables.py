@@ -12,6 +12,7 @@ from se_jax.importers import (
     smp,
     swin,
     twins,
+    vit,
     xception,
 )
 from se_jax.importers.rules import Table
@@ -53,6 +54,12 @@ ENCODERS = {
         "timm": efficientnet.timm,
         "torchvision": efficientnet.torchvision,
         "lite_pytorch": efficientnet.lite_pytorch,
+    },
+    encoders.ViT: {
+        "official": vit.official,
+        "timm": vit.timm,
+        "transformers": vit.transformers,
+        "transformers_modules": vit.transformers_modules,
     },
     encoders.Xception: {"timm": xception.timm},
 }

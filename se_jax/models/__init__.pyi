@@ -21,6 +21,7 @@ from .encoders.mobilenetv2 import MobileNetV2 as MobileNetV2
 from .encoders.resnet import ResNet as ResNet
 from .encoders.swin import Swin as Swin
 from .encoders.twins import Twins as Twins
+from .encoders.vit import ViT as ViT
 from .encoders.xception import Xception as Xception
 from .from_config import DECODERS as DECODERS
 from .from_config import ENCODERS as ENCODERS

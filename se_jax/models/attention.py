@@ -185,9 +185,11 @@ def require_reducible(model, x, reductions):
 class PackedProjection(nn.Module):
     """Parameters of torch's packed projection of queries, keys and values: kernel [c, 3c] and bias [3c]."""
 
+    kernel_init: Callable = packed_xavier
+
     @nn.compact
     def __call__(self, channels: int):
-        kernel = self.param("kernel", packed_xavier, (channels, 3 * channels))
+        kernel = self.param("kernel", self.kernel_init, (channels, 3 * channels))
         return kernel, self.param("bias", nn.initializers.zeros, (3 * channels,))
 
 

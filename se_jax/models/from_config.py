@@ -21,6 +21,7 @@ ENCODERS = {
     "resnet": encoders.ResNet,
     "swin": encoders.Swin,
     "twins": encoders.Twins,
+    "vit": encoders.ViT,
     "xception": encoders.Xception,
 }
 DECODERS = {

@@ -1,6 +1,7 @@
 """The whole network: image -> encoder -> decoder -> outputs -> scores."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -105,8 +106,8 @@ class Segmenter(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """Sides of images must be multiples of this."""
-        return self.decoder.size_multiple
+        """Sides of images must be multiples of this: of what the decoder wants, and of an encoder's patch."""
+        return math.lcm(self.decoder.size_multiple, getattr(self.encoder, "size_multiple", 1))
 
     @property
     def constants(self) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from se_jax.models.encoders import (
     ResNet,
     Swin,
     Twins,
+    ViT,
     Xception,
     efficientnet,
     mit,
@@ -189,6 +190,7 @@ REMAT = {
     "resnet": (ResNet(18, width=8), 8, 4),
     "swin": (Swin(width=8, depths=(2, 1, 1, 1), heads=(1, 2, 2, 4), window=3), 5, 1),
     "twins": (Twins("svt_small", widths=(2, 4, 4, 8), heads=(1, 2, 2, 2), depths=(2, 1, 1, 1)), 5, 1),
+    "vit": (ViT("dinov3_small", width=16, depth=2, heads=2, patch=8), 2, 1),
     "xception": (Xception(entry=((8, 2),) * 3, middle=0, exit=((8, 8, 8),) * 2), 5, 1),
 }
 
@@ -202,7 +204,7 @@ def test_remat_recomputes_every_block_and_changes_neither_variables_nor_gradient
     if family == "hrnet":
         x = tuple(jax.random.normal(jax.random.key(i), (2, 6 >> i, 4 >> i, 2 << i)) for i in (0, 1))
     else:
-        x = jax.random.normal(jax.random.key(1), (2, 33, 32, 3))
+        x = jax.random.normal(jax.random.key(1), (2, 32 if family == "vit" else 33, 32, 3))
     shapes = tiny.shapes(plain, x)
     assert jax.tree.structure(shapes) == jax.tree.structure(tiny.shapes(remat, x))
     variables = tiny.fill(shapes)

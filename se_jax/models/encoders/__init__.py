@@ -8,6 +8,7 @@ from se_jax.models.encoders.mobilenetv2 import MobileNetV2
 from se_jax.models.encoders.resnet import ResNet
 from se_jax.models.encoders.swin import Swin
 from se_jax.models.encoders.twins import Twins
+from se_jax.models.encoders.vit import ViT
 from se_jax.models.encoders.xception import Xception
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "ResNet",
     "Swin",
     "Twins",
+    "ViT",
     "Xception",
 ]
