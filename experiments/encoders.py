@@ -1,5 +1,7 @@
 """The table of encoders: parameters, and multiply-adds of a 512 x 512 image, of every published size.
 
+For encoders of patches that do not divide it, of the next larger image that they divide.
+
 python -m experiments.encoders [--size=512] [--only=swin,mit]
 
 Multiply-adds are those of convolutions and matrix products (attention's included, elementwise work not), counted in the
@@ -37,13 +39,14 @@ def main(arguments=None) -> None:
     families = flags.only.split(",")
     if unknown := set(families) - set(ENCODERS):
         parser.error(f"--only names {', '.join(sorted(unknown))}; expected some of {', '.join(ENCODERS)}")
-    images = image(flags.size, flags.size)
     print(f"| encoder | parameters, M | GMAC at {flags.size} x {flags.size} | layouts |\n| --- | --- | --- | --- |")
     for name in families:
         for options in published(name):
             encoder = ENCODERS[name](**options)
+            side = -(-flags.size // (unit := getattr(encoder, "size_multiple", 1))) * unit  # whole patches
+            images = image(side, side)
             text = ", ".join(str(value) if key == "variant" else f"{key} {value}" for key, value in options.items())
-            counts = f"{parameters(encoder) / 1e6:.2f} | {multiply_adds(encoder, images) / 1e9:.1f}"
+            counts = f"{parameters(encoder, images) / 1e6:.2f} | {multiply_adds(encoder, images) / 1e9:.1f}"
             print(
                 f"| {ENCODERS[name].__name__} {text} | {counts} | {', '.join(tables.tables_of(encoder))} |", flush=True
             )

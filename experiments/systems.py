@@ -1,6 +1,6 @@
-"""What DUpsampling, ESeg, VWFormer and Mask2Former cost beside the networks that they are compared with.
+"""What DUpsampling, ESeg, VWFormer, Mask2Former and EoMT cost beside the networks that they are compared with.
 
-python -m experiments.systems [--only=dupsampling,eseg,vwformer,mask2former]
+python -m experiments.systems [--only=dupsampling,eseg,vwformer,mask2former,eomt]
 
 Parameters and multiply-adds of one image, counted from shapes (nothing is run), and their share of the first network of
 each table. `decoder` is what follows the encoder, without DeepLab's atrous pyramid, which DUpsampling's paper counts as
@@ -17,12 +17,14 @@ from experiments import counts
 from se_jax.config import recipes
 from se_jax.models import (
     DUpsamplingHead,
+    EoMTHead,
     Mask2FormerHead,
     ResNet,
     Segmenter,
     SepASPPHead,
     Swin,
     UPerHead,
+    ViT,
     VWFormerHead,
     VWMask2FormerHead,
     Xception,
@@ -157,7 +159,25 @@ def mask2former() -> list[Table]:
     ]
 
 
-SYSTEMS = {"dupsampling": dupsampling, "eseg": eseg, "vwformer": vwformer, "mask2former": mask2former}
+def eomt() -> list[Table]:
+    """Beside an UPer head that fuses a pyramid made of the same encoder, as in a test: the last prediction only."""
+    tables = []
+    for size, blocks in {"small": 3, "base": 3, "large": 4}.items():
+        for classes, side in ((150, 512), (19, 1024)):
+            encoder = ViT(f"dinov2_{size}_reg", patch=16, grid=(side // 16, side // 16))
+            rows = [Row(f"EoMT, DINOv2 {size}", Segmenter(encoder, EoMTHead(classes, blocks=blocks)))]
+            rows.append(Row("UPerNet on a pyramid", Segmenter(encoder.clone(pyramid=True), UPerHead(classes))))
+            tables.append(Table(f"EoMT on DINOv2 {size}, {classes} classes", (side, side), rows))
+    return tables
+
+
+SYSTEMS = {
+    "dupsampling": dupsampling,
+    "eseg": eseg,
+    "vwformer": vwformer,
+    "mask2former": mask2former,
+    "eomt": eomt,
+}
 
 
 def uncounted(head, size: tuple[int, int]) -> int:

@@ -129,7 +129,7 @@ def test_every_variant_passes_the_checks():
         data_pipelines.check_config(config.data)
         optimizers.build(config.optimizer, config.num_steps)
         if config.model.equalizer.mode == "none":
-            assert "fcn" in name, name
+            assert "fcn" in name or "eomt" in name, name
 
 
 def test_every_config_has_the_common_options_and_says_how_to_run_it():
@@ -154,12 +154,9 @@ def test_encoder_options_are_its_fields_and_not_tied_together(name):
     for key in options:
         assert key == "name" or hasattr(ENCODERS[name], key), key
     unset = [key for key, value in options.items() if value is None]
-    values = {
-        key: 8 if key in ("width", "window", "blocks") else 0.1 if key in ("drop_path", "depth") else (8,)
-        for key in unset
-    }
+    values = {int: 8, float: 0.1, tuple: (8,), bool: True}
     for count, key in enumerate(unset, 1):
-        options[key] = values[key]  # also of the type that the option may have
+        options[key] = values[options.get_type(key)]  # also of the type that the option may have
         assert [options[k] is None for k in unset].count(True) == len(unset) - count
 
 
@@ -281,6 +278,30 @@ def test_mask2former_has_the_options_of_its_authors():
         assert config.model.encoder.get("window") == (12 if large else None)
         assert config.model.encoder.get("frozen_norm", False) == (name == "ade20k_mask2former:r50")
         assert losses.build(config.loss, build(config.model))[0].targets == (19 if city else 100)
+
+
+def test_eomt_has_the_options_of_its_authors():
+    steps = {("ade20k", "dinov2"): 39_153, ("ade20k", "dinov3"): 20_208, ("cityscapes", "dinov2"): 19_795}
+    for data, side in (("ade20k", 512), ("cityscapes", 1024)):
+        for size, depth, blocks in (("small", 12, 3), ("base", 12, 3), ("large", 24, 4)):
+            config = get(f"{data}_eomt:dinov2_{size}")
+            assert (config.data.crop, config.data.scale) == ((side, side), (side, side))
+            assert (config.eval.mode, config.eval.window, config.eval.scale) == ("spread", (side, side), None)
+            assert (config.num_steps, config.data.batch_size) == (steps[data, "dinov2"], 16)
+            optimizer, encoder = config.optimizer, build(config.model).encoder
+            assert (encoder.sizes.depth, encoder.sizes.patch, encoder.sizes.registers) == (depth, 16, 4)
+            assert encoder.table_grid == (side // 16, side // 16)
+            assert (config.model.decoder.blocks, config.loss.name) == (blocks, "masks")
+            assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.clip_norm) == (1e-4, 0.05, 0.01)
+            assert (optimizer.warmup_steps, optimizer.second_warmup_steps) == (500, 1000)
+            assert optimizer.rate_multipliers[0] == ("^encoder/blocks_0/", 0.8 ** (depth - 1))
+    for data, starts in (("ade20k", (6520, 13_040, 19_560, 26_080)), ("cityscapes", (3317, 6634, 9951, 13_268))):
+        config = get(f"{data}_eomt:dinov2_large")
+        spans = config.num_steps * np.array(config.model.decoder.anneal)
+        np.testing.assert_allclose(spans, np.array([starts, np.array(starts) + starts[0]]).T, rtol=1e-6)
+    config = get("ade20k_eomt:dinov3_large")
+    assert (config.num_steps, config.optimizer.learning_rate, config.optimizer.rate_multipliers) == (20_208, 2e-4, ())
+    assert (config.optimizer.warmup_steps, config.optimizer.second_warmup_steps) == (2000, 3000)
 
 
 def test_output_strides_and_dilations():

@@ -11,10 +11,12 @@ from se_jax.models import (
     ConvNeXt,
     DUpsamplingHead,
     EfficientNet,
+    EoMTHead,
     ESegHead,
     FCNHead,
     FPNHead,
     HRNet,
+    LinearHead,
     LinkNetHead,
     Mask2FormerHead,
     MixVisionTransformer,
@@ -60,6 +62,11 @@ HEADS = {
     ),
     "fcn": (FCNHead(CLASSES, channels=12, num_convs=1, kernel_size=1, concat_input=False, resize_concat=True), 8),
 }
+# likewise heads of which no site is equalized by default
+PLAIN_HEADS = {
+    "eomt": (EoMTHead(CLASSES, queries=4, blocks=1), 4),
+    "linear": (LinearHead(CLASSES), 32),
+}
 # every encoder but ResNet, which comes with the heads
 ENCODERS = {
     "convnext": ConvNeXt(widths=(4, 8, 8, 8), depths=(1, 1, 1, 1)),
@@ -79,7 +86,7 @@ ENCODERS = {
 WIDTHS = {"linknet": 16}
 
 # head -> sides of the images it is tested with, where it cannot take all; the first is trained and calibrated with
-SIDES = {"vit": (64, 96), "vwformer": (128, 64), "mask2former": (64, 96), "vw_mask2former": (128, 64)}
+SIDES = {"eomt": (32, 24), "vit": (64, 96), "vwformer": (128, 64), "mask2former": (64, 96), "vw_mask2former": (128, 64)}
 
 
 def sides(name: str) -> tuple[int, int]:
@@ -92,8 +99,11 @@ def network(name: str, mode: str = "none", auxiliary: bool = False, **equalizer)
     if name in ENCODERS:
         encoder, decoder = ENCODERS[name], HEADS["segformer"][0]
     else:
-        decoder, output_stride = HEADS[name]
-        encoder = ResNet(18, width=WIDTHS.get(name, 4), output_stride=output_stride)
+        decoder, output_stride = (HEADS | PLAIN_HEADS)[name]
+        if name == "eomt":
+            encoder, auxiliary = ViT("dinov2_small_reg", width=16, depth=2, heads=2, patch=4, grid=(4, 4)), False
+        else:
+            encoder = ResNet(18, width=WIDTHS.get(name, 4), output_stride=output_stride)
     extra = FCNHead(CLASSES, channels=4, in_index=2, num_convs=1, concat_input=False) if auxiliary else None
     return Segmenter(encoder, decoder, extra).with_equalizer(mode=mode, **equalizer)
 

@@ -1,5 +1,7 @@
 """Published networks with their optimisers, to be put into the config of a data set (see `se_jax.config.datasets`)."""
 
+from typing import Any
+
 from se_jax.config import optimizers, options
 from se_jax.config.types import ConfigDict
 
@@ -27,7 +29,10 @@ def network(config: ConfigDict, encoder: dict, decoder: dict, optimizer: dict | 
 # Heads whose published form is for an encoder of output stride 8; and other strides than 32 that heads are made for
 STRIDES = {"aspp": 8, "fcn": 8, "psp": 8, "sep_aspp": 8, "dupsampling": 16}
 WITH_STRIDE = {"resnet": (8, 16, 32), "xception": (8, 16, 32), "mobilenetv2": (8, 32)}
-WITHOUT_AUXILIARY = ("dupsampling", "eseg", "mask2former", "segformer", "vw_mask2former", "vwformer")
+# sizes of plain vision transformers -> blocks, and how many of them have EoMT's queries
+VIT_BLOCKS = {"tiny": (12, 3), "small": (12, 3), "small_plus": (12, 3), "base": (12, 3), "large": (24, 4)}
+VIT_BLOCKS |= {"large_plus": (24, 4), "huge": (32, 5), "huge_plus": (32, 5), "giant": (40, 5)}
+WITHOUT_AUXILIARY = ("dupsampling", "eomt", "eseg", "linear", "mask2former", "segformer", "vw_mask2former", "vwformer")
 
 
 def combined(config: ConfigDict, encoder: dict, head: dict) -> ConfigDict:
@@ -45,12 +50,21 @@ def combined(config: ConfigDict, encoder: dict, head: dict) -> ConfigDict:
     if family == "convnext":
         optimizer = optimizers.adamw_convnext(num_layers=6 if encoder.get("variant", "tiny") == "tiny" else 12)
     else:
-        known = {"swin": optimizers.adamw_swin, "twins": optimizers.adamw_swin, "mit": optimizers.adamw_segformer}
+        known = {family: optimizers.adamw_swin for family in ("swin", "twins", "vit")} | {
+            "mit": optimizers.adamw_segformer
+        }
         optimizer = known.get(family, optimizers.sgd)()
     if kind in WITHOUT_AUXILIARY:
         config.model.auxiliary = None
     if kind.endswith("mask2former"):
         config.loss.name, optimizer = "masks", optimizers.adamw_mask2former()
+    if kind == "eomt":
+        depth, blocks = VIT_BLOCKS[encoder.get("variant", "dinov2_small").removesuffix("_reg").split("_", 1)[-1]]
+        head = {"blocks": blocks, "anneal": phases(head.get("blocks", blocks))} | head
+        config.loss.name, config.model.equalizer.mode = "masks", "none"
+        optimizer = optimizers.adamw_eomt(encoder.get("depth") or depth)
+    elif family == "vit" and kind not in ("linear", "fcn"):
+        encoder = {"pyramid": True} | encoder  # for heads that fuse levels
     optimizer["warmup_steps"] = min(optimizer["warmup_steps"], config.num_steps // 10)
     full = _defaults(options.encoder, family) | sizes | encoder, _defaults(options.decoder, kind) | head
     return network(config, *full, optimizer)
@@ -221,4 +235,71 @@ def small_mask2former(config: ConfigDict, decoder: str = "mask2former", **head) 
     config.model.decoder = ConfigDict(options.decoder(decoder, **sizes, **head))
     config.loss.name, config.loss.masks.points, config.model.auxiliary = "masks", 512, None
     config.optimizer = ConfigDict(optimizers.adamw_mask2former(learning_rate=2e-3, rate_multipliers=()))
+    return config
+
+
+def eomt(config: ConfigDict, name: str) -> ConfigDict:
+    """EoMT on 'dinov2_small' to 'dinov2_giant' (with registers) or 'dinov3_small' to 'dinov3_large'.
+
+    As its authors train it on ADE20K and Cityscapes, in squares of config.data.crop: 16 crops a step, 31 epochs (107 on
+    Cityscapes, 16 with DINOv3). DINOv2's patch of 14 is made one of 16. Published are the large ones; of the others the
+    number of blocks. Ours is what DINOv3 has on Cityscapes: as many steps as DINOv2, the shares of ADE20K. Colours
+    change as in the other recipes, not by torchvision's formulas, and validation during training is not masked.
+    """
+    family, _, size = name.partition("_")
+    side, dinov3 = config.data.crop[0], family == "dinov3"
+    depth, blocks = VIT_BLOCKS[size]
+    config.num_steps = 19_795 if config.data.name == "cityscapes" else 20_208 if dinov3 else 39_153
+    config.data.update(batch_size=16, scale=(side, side), cat_max_ratio=1.0, antialias=True, hue=(-9, 9))
+    config.data.black_padding = True
+    config.model.dtype, config.model.remat = "bfloat16", True  # theirs is float16
+    config.eval.update(mode="spread", window=(side, side), scale=None, every_steps=config.num_steps // 10)
+    config.checkpoint.every_steps = config.num_steps // 10
+    rates: dict[str, Any] = {}
+    if dinov3:
+        encoder = options.encoder("vit", variant=name)
+        rates = {"learning_rate": 2e-4, "layer_decay": 1.0, "warmup_steps": 2000, "second_warmup_steps": 3000}
+        starts, ends = (0, 6520, 9780, 13040)[:blocks], (3000, 9780, 13040, 16300)[:blocks]
+        spans = tuple((start / 20_208, end / 20_208) for start, end in zip(starts, ends, strict=True))
+    else:
+        encoder = options.encoder("vit", variant=f"{name}_reg", patch=16, grid=(side // 16, side // 16))
+        # the authors' phases are not quite equal ones
+        lengths = {"ade20k": 6520 / 39_153, "cityscapes": 3317 / 19_795}
+        spans = phases(blocks, lengths.get(config.data.name) if blocks == 4 else None)
+    return masks(
+        config, encoder, options.decoder("eomt", blocks=blocks, anneal=spans), optimizers.adamw_eomt(depth, **rates)
+    )
+
+
+def phases(blocks: int, length: float | None = None) -> tuple[tuple[float, float], ...]:
+    """EoMT's annealing: the masks of a block go in each phase of a run but the first one and the last.
+
+    length: of a phase, in shares of the run; by default there are blocks + 2 equal ones.
+    """
+    length = 1 / (blocks + 2) if length is None else length
+    return tuple(((block + 1) * length, (block + 2) * length) for block in range(blocks))
+
+
+def masks(config: ConfigDict, encoder: dict, decoder: dict, optimizer: dict) -> ConfigDict:
+    """EoMT's parts, with the loss of masks, and without what it has not: auxiliary head and equalizers."""
+    config.loss.name, config.model.auxiliary, config.model.equalizer.mode = "masks", None, "none"
+    return network(config, encoder, decoder, optimizer)
+
+
+def small_eomt(config: ConfigDict, side: int, **sizes) -> ConfigDict:
+    """EoMT small enough for two CPU cores, from chance, on squares of `side` pixels. Ours, as are its rates.
+
+    sizes: of the encoder, width, depth, heads and patch.
+    """
+    grid = side // sizes["patch"]
+    encoder = options.encoder("vit", variant="tiny", grid=(grid, grid), **sizes)
+    config = masks(
+        config,
+        encoder,
+        options.decoder("eomt", queries=20, blocks=2, anneal=phases(2)),
+        optimizers.adamw_eomt(sizes["depth"], 1.0, learning_rate=1e-3, warmup_steps=50, second_stage=()),
+    )
+    config.loss.masks.points = 512
+    config.data.update(scale=(2 * side, side), crop=(side, side), cat_max_ratio=1.0)
+    config.eval.update(mode="spread", window=(side, side), scale=None)
     return config

@@ -13,6 +13,7 @@ STAGES = {
     "resnet": ("stem_", *(f"layer{i}_" for i in range(1, 5))),
     "swin": ("patch_embed_", *(f"stages_{i}_|norm{i}" for i in range(4))),
     "twins": tuple(f"(patch_embeds|layers|position_encodings|norm_list)_{i}" for i in range(4)),
+    "vit": ("patch_embed|position|cls_token|register_tokens", "blocks_", "norm|feature_pyramid"),
     "xception": ("stem_", "blocks_[0-2]/", "blocks_"),
 }
 
@@ -39,7 +40,8 @@ def sgd(**changes) -> dict:
         "learning_rate": 0.01,
         "min_learning_rate": 1e-4,  # reached at the last step
         # a polynomial decay; 'poly_open', which reaches the minimum one step after the last; 'cosine'; 'step', which
-        # falls at milestones; or 'one_cycle', a cosine up and another down, without warm-up and minimum
+        # falls at milestones; 'one_cycle', a cosine up and another down, without warm-up and minimum; or 'two_stage', a
+        # poly_open to 0 where parameters of second_stage wait until the others are warm
         "schedule": "poly",
         "power": 0.9,  # of the polynomial decays
         "milestones": (),  # 'step' only: steps from which on the rate is `milestone_factor` times the one before
@@ -47,6 +49,9 @@ def sgd(**changes) -> dict:
         "warmup_steps": 0,
         "warmup": "linear",  # from warmup_factor times the rate up to it; or exponential; or constant, which jumps
         "warmup_factor": 1e-6,
+        # 'two_stage' only: patterns found in the paths of parameters that wait, and for how long they then warm up
+        "second_stage": (),
+        "second_warmup_steps": 0,
         "momentum": 0.9,  # sgd only
         "nesterov": False,  # sgd only
         "weight_decay": 5e-4,
@@ -149,5 +154,29 @@ def adamw_mask2former(**changes) -> dict:
         "clip_norm": 0.01,
         "rate_multipliers": (("^encoder/", 0.1),),
         "decay_multipliers": ((f"norm|/gn/|/bn|bias_table$|{learned}", 0.0),),
+    }
+    return sgd(**recipe) | changes
+
+
+def adamw_eomt(depth: int, layer_decay: float = 0.8, whole: int = 0, **changes) -> dict:
+    """EoMT's, for an encoder of `depth` blocks: rates that fall with the depth, and start second there.
+
+    Everything is decayed, norms, biases and tokens too. The embedding of patches and the tokens have the rate of the
+    first block, the encoder's last norm and the head the whole one, and so have the last `whole` blocks.
+    """
+    decayed = range(depth - max(whole, 1))
+    rates = [(f"^encoder/blocks_{block}/", layer_decay ** (depth - 1 - block)) for block in decayed]
+    rates.append(("^encoder/(patch_embed|position|cls_token|register_tokens)", layer_decay ** (depth - 1)))
+    recipe = {
+        "name": "adamw",
+        "learning_rate": 1e-4,
+        "min_learning_rate": 0.0,
+        "schedule": "two_stage",
+        "warmup_steps": 500,
+        "second_stage": ("^encoder/",),
+        "second_warmup_steps": 1000,
+        "weight_decay": 0.05,
+        "clip_norm": 0.01,
+        "rate_multipliers": tuple(rates) if layer_decay != 1 else (),
     }
     return sgd(**recipe) | changes

@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizers.sgd()
     config.loss = {
-        # of the decoder; 'masks' for decoders with queries ('mask2former', 'vw_mask2former'); 'codes' is the L2 loss of
+        # of the decoder; 'masks' for decoders with queries ('mask2former', 'eomt', ..); 'codes' is the L2 loss of
         # decoder 'dupsampling', to be followed by a run that starts from this
         "name": "cross_entropy",
         "average": "valid",  # over the pixels that are not ignored; 'all' divides by all, as mmsegmentation does
@@ -72,8 +72,10 @@ def get_config() -> ConfigDict:
         "batch_size": 1,  # of all devices together
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to; None: their own size
         "size_multiple": 1,  # then sides are resized up to multiples of this; VWFormer needs 64
-        "mode": "whole",  # the network sees the image at once; 'slide': windows of it, whose logits are averaged
-        "window": config_dict.placeholder(tuple),  # (height, width), 'slide' only
+        # the network sees the image at once; 'slide': windows of it, whose logits are averaged; 'spread': square ones
+        # in even steps along the longer side, of an image whose shorter side is made that of the window; EoMT's
+        "mode": "whole",
+        "window": config_dict.placeholder(tuple),  # (height, width), 'slide' and 'spread'
         "stride": config_dict.placeholder(tuple),  # (height, width) from window to window, 'slide' only
         "tta": False,  # mean of 12 views: 0.5 to 1.75 times the image's own size (not `scale`), plain and mirrored
     }
@@ -241,6 +243,15 @@ def decoder(name: str, **changes) -> dict:
     }
     heads = {
         "aspp": {"dilations": (1, 12, 24, 36)},
+        "eomt": {  # for encoder 'vit', and loss 'masks'
+            "queries": 100,
+            "blocks": 3,  # of the encoder's last ones, that have queries: 4 for large, 5 for giant
+            # how often the masks' grid is doubled; None: until it is a quarter of the image's, or the next below
+            "upscales": config_dict.placeholder(int),
+            # (start, end) for each of the blocks, in shares of the run, between which its masks are given up; (): never
+            "anneal": (),
+            "dropout": 0.0,
+        },
         "eseg": {
             "channels": 96,
             "repeats": 4,  # of the BiFPN cell
@@ -264,6 +275,7 @@ def decoder(name: str, **changes) -> dict:
         # segmentation_models_pytorch's; of their channels, those of the pyramid, of the last and of the first block
         "fpn": {"channels": 256, "segmentation_channels": 128, "dropout": 0.2},
         "linknet": {"channels": 32, "blocks": 5, "dropout": 0.0},
+        "linear": {"dropout": 0.0},  # of all maps together; DINOv3's has 0.1
         "mask2former": mask2former,
         "psp": {"pool_scales": (1, 2, 3, 6)},
         "segformer": {"channels": 256},

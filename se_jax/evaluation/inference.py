@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from PIL import Image
 
 from se_jax import parallel
 from se_jax.evaluation import geometry
@@ -161,6 +162,7 @@ class Inference:
         """
         size = size or images.shape[1:3]
         views = self.protocol.views(size) if views is None else views
+        images = self._as_seen(images)
         images = (
             parallel.shard_batch(self.mesh, geometry.padded(images, map(geometry.bucket, images.shape[1:3]))),
             images.shape[1:3],
@@ -214,11 +216,20 @@ class Inference:
         """
         if not self.model.decoder.has_segments:
             return None
-        height, width = image.shape[:2]
-        images = parallel.shard_batch(self.mesh, geometry.padded(image[None], map(geometry.bucket, (height, width))))
-        seen = _Seen(self, variables, images, (height, width), self.protocol.views((height, width))[0], (height, width))
+        size, images = image.shape[:2], self._as_seen(image[None])
+        shown = images.shape[1:3]
+        images = parallel.shard_batch(self.mesh, geometry.padded(images, map(geometry.bucket, shown)))
+        seen = _Seen(self, variables, images, shown, self.protocol.views(size)[0], size)
         found = self._segments(variables, self._fit(seen.images, *seen.blends(0, 0)), seen.window, most)
         return {name: np.asarray(array)[0] for name, array in found.items()}
+
+    def _as_seen(self, images):
+        """Images uint8 [b, h, w, 3] as PIL resizes them, bilinearly and antialiased, where the protocol wants that."""
+        height, width = self.protocol.seen_size(images.shape[1:3])
+        if (height, width) == images.shape[1:3]:
+            return images
+        resized = (Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR) for image in images)
+        return np.stack([np.asarray(image) for image in resized])
 
     def count(self, metrics, variables, batch) -> tuple:
         """What metrics count of the predictions for a batch.

@@ -317,11 +317,13 @@ def create(
         )
     names = [f"class {k}" for k in range(classes)] if isinstance(classes, int) else list(classes)
     config = networks.combined(options.get_config(), find_encoder(encoder), find_head(head))
-    config.model.num_classes, config.model.equalizer.mode = len(names), equalizer
-    config.data.crop = (512, 512)
+    config.model.num_classes = len(names)
+    if config.model.equalizer.mode != "none":  # as of heads that fuse nothing
+        config.model.equalizer.mode = equalizer
     hues = (colorsys.hsv_to_rgb(0.618 * k % 1, 0.6, 0.9) for k in range(len(names)))  # apart from their neighbours
     model = Model(config, None, names, np.array([[255 * value for value in hue] for hue in hues]))
-    config.eval.size_multiple = model.network.size_multiple
+    config.eval.size_multiple = multiple = model.network.size_multiple
+    config.data.crop = (-(-512 // multiple) * multiple,) * 2
     if weights:
         model.load_weights(weights, skip)
     return model

@@ -17,6 +17,16 @@ from se_jax.evaluation.protocol import Protocol
 OUTPUTS = ("ids", "probabilities")
 
 
+def shrunk(images, size: tuple[int, int]):
+    """uint8 [b, h, w, 3] -> uint8 [b, *size, 3] as by PIL's bilinear filter, up to one level: columns, then rows."""
+    for axis in (2, 1):
+        shape = (*images.shape[:axis], size[axis - 1], *images.shape[axis + 1 :])
+        if shape != images.shape:
+            resized = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+            images = jnp.floor(resized + 0.5).astype(jnp.uint8)
+    return images
+
+
 def program(model, variables, protocol: Protocol, size: tuple[int, int], outputs: str = "ids") -> Callable[..., Any]:
     """The function uint8 images [b, *size, 3] (RGB) -> uint8 class ids [b, *size], or float32 probabilities [.., K].
 
@@ -43,6 +53,7 @@ def program(model, variables, protocol: Protocol, size: tuple[int, int], outputs
     corners = [(top, left) for top in starts[0] for left in starts[1]]
 
     def fitted(images):
+        images = shrunk(images, protocol.seen_size(size))
         for between in (view.fitted, view.size):
             if between is not None and between != images.shape[1:3]:
                 lengths = zip(images.shape[1:3], between, strict=True)

@@ -1,8 +1,11 @@
-"""How an image becomes class ids, config.eval: whole or by windows, in one view or in twelve; mmsegmentation's way."""
+"""How an image becomes class ids, config.eval: whole or by windows, in one view or in twelve, as mmsegmentation has it.
+
+Or by windows in even steps, EoMT's way.
+"""
 
 import dataclasses
 
-MODES = ("whole", "slide")
+MODES = ("whole", "slide", "spread")
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of an image's own size: the reference's test-time augmentation
 
 
@@ -31,6 +34,8 @@ class Protocol:
 
     def views(self, size: tuple[int, int]) -> list[View]:
         """The views of an image of `size` = (height, width), in the reference's order."""
+        if self.mode == "spread":
+            return [View(self.seen_size(size))]
         if not self.tta:
             return [self._view(size, self.scale)]
         height, width = size
@@ -43,8 +48,23 @@ class Protocol:
         rounded = _round_up(fitted[0], self.size_multiple), _round_up(fitted[1], self.size_multiple)
         return View(rounded, mirrored, None if fitted in (size, rounded) else fitted)
 
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) to which images are resized by PIL before all else; their own but where mode is 'spread'.
+
+        There the shorter side becomes the window's; halves are rounded to even numbers, as by Python.
+        """
+        if self.mode != "spread" or self.window is None:
+            return size
+        factor = max(self.window[0] / side for side in size)
+        return round(size[0] * factor), round(size[1] * factor)
+
     def windows(self, length: int, axis: int) -> tuple[int, tuple[int, ...]]:
         """(length of a window, where windows start) along an axis (0: height) of a network input of that `length`."""
+        if self.mode == "spread" and self.window is not None and length > self.window[axis]:
+            window = self.window[axis]
+            count = -(-length // window)
+            step = window - (count * window - length) / (count - 1)
+            return window, tuple(int(i * step) for i in range(count))
         if self.window is None or self.stride is None or length <= self.window[axis]:
             return length, (0,)
         window, stride = self.window[axis], self.stride[axis]
@@ -70,6 +90,15 @@ def protocol(config) -> Protocol:
     if mode == "whole":  # the other two options wait for the other mode
         return Protocol(mode, None, None, tta, scale, multiple)
     window, stride = (_pair(config, name, "(height, width)") for name in ("window", "stride"))
+    if mode == "spread":
+        if window is None or window[0] != window[1]:
+            raise ValueError(f"eval.window is {window}; eval.mode='spread' needs two equal positive integers")
+        if tta or scale or multiple != 1:
+            raise ValueError(
+                "eval.tta, eval.scale and eval.size_multiple belong to other modes; eval.mode='spread' shows images at "
+                "one size, whose shorter side is that of eval.window: leave them out"
+            )
+        return Protocol(mode, window)
     if window is None or stride is None:
         name = "window" if window is None else "stride"
         raise ValueError(f"eval.{name} is None; eval.mode='slide' needs two positive integers (height, width)")
@@ -94,6 +123,8 @@ def _round_up(length: int, multiple: int) -> int:
 def check(model, config) -> None:
     """Raises ValueError where config.eval would show a network images of sizes that it cannot take."""
     given, multiple = protocol(config), model.size_multiple
+    if given.mode == "spread" and given.window and given.window[0] % multiple == 0:
+        return  # windows are all that it sees
     if given.size_multiple % multiple or any(side % multiple for side in given.window or ()):
         window = f" and eval.window {given.window}" if given.window else ""
         raise ValueError(

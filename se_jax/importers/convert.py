@@ -21,12 +21,15 @@ OTHER_PREFIXES = {
     "smp": {"encoder": "encoder.", "decoder": ""},
     "transformers": _TRANSFORMERS,
     "transformers_modules": _TRANSFORMERS,
+    "eomt": {"encoder": "encoder.backbone.", "decoder": ""},
+    "eomt_transformers": {"encoder": "", "decoder": ""},
 }
 HEADS = (
     PREFIXES["decoder"],
     "sem_seg_head.",
     "class_predictor.",
     "segmentation_head.",
+    "class_head.",
 )  # how names begin that only whole networks have
 # Tensors of any checkpoint that have no counterpart.
 SKIPPED = {
@@ -110,6 +113,7 @@ def match(
       ValueError: naming every tensor that fits nowhere, every shape that differs, every variable without a tensor; or
         for a layout that the network does not have.
     """
+    state_dict = _unwrapped(state_dict)
     layout, parts, places = _choose_layout(model, state_dict, variables, layout)
     state_dict = _read(parts, layout, state_dict)
     wanted = {key: leaf for key, leaf in _flat(variables).items() if key[0] in _collections(model)}
@@ -164,6 +168,7 @@ def normalization(model, state_dict: dict[str, np.ndarray], variables: dict, *, 
     The checkpoint says so itself, by tensors `pixel_mean` and `pixel_std`, or its layout's table does. Arguments as of
     `match`.
     """
+    state_dict = _unwrapped(state_dict)
     layout, parts, _ = _choose_layout(model, state_dict, variables, "auto")
     return _normalization(parts, layout, state_dict, bgr)
 
@@ -215,7 +220,12 @@ def _collections(model) -> tuple[str, ...]:
 
 def holds_heads(state_dict) -> bool:
     """Whether a checkpoint is of a whole network rather than of an encoder alone."""
-    return any(name.startswith(HEADS) for name in state_dict)
+    return any(name.startswith(HEADS) for name in _unwrapped(state_dict))
+
+
+def _unwrapped(state_dict: dict) -> dict:
+    """The tensors without the name that the authors' trainer of EoMT has for its network."""
+    return {name.removeprefix("network."): tensor for name, tensor in state_dict.items()}
 
 
 def _parts(model, state_dict, layout: str) -> dict[str, tuple[str, Any]]:
@@ -287,7 +297,7 @@ def _places(parts: dict, layout: str, variables: dict) -> dict[tuple[str, ...], 
 def _table(module, layout: str) -> Table:
     known = tables.tables_of(module)
     if isinstance(module, tables.HEADS) and layout not in known:
-        layout = "mmseg"  # the only one that has all heads
+        layout = next(iter(known))  # mmseg, which has most heads
     if layout not in known:
         raise ValueError(f"layout is {layout!r}; {type(module).__name__} has {', '.join(known)}")
     return known[layout]

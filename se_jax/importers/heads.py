@@ -38,6 +38,7 @@ def mmseg(head) -> Table:
     return Table(
         (
             Rule("conv_seg", "conv_seg", CONV),
+            Rule("bn", "bn", NORM),
             *(
                 rule
                 for name in ("conv_cat", "bottleneck", "fpn_bottleneck", "c1_bottleneck", "fusion_conv")

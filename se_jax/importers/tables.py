@@ -3,6 +3,7 @@
 from se_jax.importers import (
     convnext,
     efficientnet,
+    eomt,
     heads,
     hrnet,
     mask2former,
@@ -60,6 +61,8 @@ ENCODERS = {
         "timm": vit.timm,
         "transformers": vit.transformers,
         "transformers_modules": vit.transformers_modules,
+        "eomt": eomt.official_encoder,
+        "eomt_transformers": eomt.transformers_encoder,
     },
     encoders.Xception: {"timm": xception.timm},
 }
@@ -72,6 +75,7 @@ QUERIES = {
     "transformers_modules": mask2former.transformers,
 }
 LAYOUTS = {
+    decoders.EoMTHead: {"eomt": eomt.official, "eomt_transformers": eomt.transformers},
     decoders.Mask2FormerHead: QUERIES,
     # mmsegmentation has none of these: there they keep the names of segmentation_models_pytorch
     **{

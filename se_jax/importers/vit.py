@@ -25,19 +25,19 @@ from se_jax.importers.rules import (
 from se_jax.models.positions import cubic_matrix, resize_table
 
 _BLOCK = "blocks_{}"
-_SKIPPED = {
+SKIPPED = {
     r"(embeddings\.)?mask_token": "for pretraining only",
     r"(local_)?cls_norm\.(weight|bias)": "norm of the class token, which no map shows",
     r".*\.bias_mask": "which part of the bias is not used",
     r"(rope_embed|rope)\.(periods|inv_freq)": "computed from the width of a head",
     r"(head|fc_norm|head_drop)\..*": "ImageNet classifier",
 }
-_HINTS = {r"(register|storage)_tokens|reg_token": "model.encoder.registers says how many registers there are"}
+HINTS = {r"(register|storage)_tokens|reg_token": "model.encoder.registers says how many registers there are"}
 # a training checkpoint of the authors' has its blocks in chunks
 _CHUNKS = {r"blocks\.\d+\.(\d+)\.(.*)": r"blocks.\1.\2"}
 
 
-# The names of mmsegmentation's Feature2Pyramid, which stands beside its backbone; only networks that were trained have it
+# The names of mmsegmentation's Feature2Pyramid, which stands beside its backbone; only trained networks have it
 PYRAMID = (
     *(
         Rule(f"neck.upsample_{name}", f"feature_pyramid/upsample_{name.replace('.', '_')}", TRANSPOSED_CONV)
@@ -63,10 +63,11 @@ def official(encoder) -> Table | None:
             Rule("norm", "norm", LAYER_NORM),
             *PYRAMID,
         ),
-        _SKIPPED,
-        hints=_HINTS,
+        SKIPPED,
+        hints=HINTS,
         optional=OPTIONAL,
         older=_CHUNKS,
+        **class_row(encoder, "cls_token", "pos_embed", row=True),
         stem="patch_embed",
         normalization=IMAGENET,
     )
@@ -79,7 +80,7 @@ def timm(encoder) -> Table:
     not, and for those model.normalization is to be given.
     """
     sizes = encoder.sizes
-    tokens = front(encoder, "", "cls_token", "reg_token", "pos_embed", with_class=not sizes.registers)
+    tokens = front(encoder, "", "cls_token", "reg_token", "pos_embed")
     if sizes.rotary:
         blocks = _blocks("blocks.{}", (LINEAR[0],), "attn.qkv", "attn.proj", None)
         bias = Rule("blocks.{}.attn", f"{_BLOCK}/attn/qkv", (_bias_without_keys("q_bias", "v_bias"),))
@@ -91,51 +92,56 @@ def timm(encoder) -> Table:
     rules = (*tokens, patches(encoder, "patch_embed.proj"), *blocks, *mlp, Rule("norm", "norm", LAYER_NORM), *PYRAMID)
     return Table(
         rules,
-        _SKIPPED,
-        hints=_HINTS,
+        SKIPPED,
+        hints=HINTS,
         # the smaller of timm's two versions of DINOv3 has no bias, as the published ones are all but zero
         optional=(*OPTIONAL, r"blocks_\d+/attn/qkv") if sizes.rotary else OPTIONAL,
         stem="patch_embed",
         normalization=IMAGENET if sizes.layer_scale else INCEPTION,
-        **folded_class(encoder, "cls_token", "pos_embed"),
+        **class_row(encoder, "cls_token", "pos_embed", row=not sizes.registers),
     )
 
 
 def transformers(encoder) -> Table | None:
     """The names in files, which all releases write."""
-    if not encoder.sizes.layer_scale:
-        return None
-    if encoder.sizes.rotary:
-        return _transformers_dinov3(encoder, "layer.{}")
-    names = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
-    mlp = _gated(("mlp.weights_in",), "mlp.weights_out") if encoder.sizes.gated else _mlp("mlp.fc1", "mlp.fc2")
-    return _transformers(encoder, "encoder.layer.{}", names, "attention.output.dense", mlp)
+    return _transformers(encoder, modules=False)
 
 
 def transformers_modules(encoder) -> Table | None:
     """The names of the modules of transformers 5, which it renames when it writes a file."""
+    return _transformers(encoder, modules=True)
+
+
+def _transformers(encoder, *, modules: bool) -> Table | None:
+    """DINOv2, and the two of DINOv3."""
     if not encoder.sizes.layer_scale:
         return None
     if encoder.sizes.rotary:
-        return _transformers_dinov3(encoder, "model.layer.{}")
-    names = tuple(f"attention.{name}_proj" for name in "qkv")
-    mlp = _mlp("mlp.fc1", "mlp.fc2")
-    if encoder.sizes.gated:
-        mlp = _gated(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj")
-    return _transformers(encoder, "encoder.layer.{}", names, "attention.o_proj", mlp)
-
-
-def _transformers(encoder, block: str, names: tuple[str, str, str], proj: str, mlp) -> Table:
-    """DINOv2."""
+        return _transformers_dinov3(encoder, "model.layer.{}" if modules else "layer.{}")
+    proj = "attention.o_proj" if modules else "attention.output.dense"
     rules = (
         *front(encoder, "embeddings", "cls_token", "register_tokens", "position_embeddings"),
         patches(encoder, "embeddings.patch_embeddings.projection"),
-        *_blocks(block, None, names, proj, ("layer_scale{}", "lambda1")),
-        *(rule._replace(theirs=rule.theirs.replace("blocks.{}", block)) for rule in mlp),
+        *transformers_blocks(encoder, "encoder.layer.{}", proj, modules=modules),
         Rule("layernorm", "norm", LAYER_NORM),
         *PYRAMID,
     )
-    return Table(rules, _SKIPPED, hints=_HINTS, optional=OPTIONAL, stem="patch_embed")
+    row = class_row(encoder, "embeddings.cls_token", "embeddings.position_embeddings", row=True)
+    return Table(rules, SKIPPED, hints=HINTS, optional=OPTIONAL, stem="patch_embed", **row)
+
+
+def transformers_blocks(encoder, block: str, proj: str, *, modules: bool) -> tuple[Rule, ...]:
+    """Blocks of transformers' DINOv2, by the names of its modules or of its files."""
+    if modules:
+        qkv, gated = [f"attention.{name}_proj" for name in "qkv"], (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj")
+    else:
+        qkv = [f"attention.attention.{name}" for name in ("query", "key", "value")]
+        gated = (("mlp.weights_in",), "mlp.weights_out")
+    mlp = _gated(*gated) if encoder.sizes.gated else _mlp("mlp.fc1", "mlp.fc2")
+    return (
+        *_blocks(block, None, qkv, proj, ("layer_scale{}", "lambda1")),
+        *(rule._replace(theirs=rule.theirs.replace("blocks.{}", block)) for rule in mlp),
+    )
 
 
 def _transformers_dinov3(encoder, block: str) -> Table:
@@ -146,7 +152,7 @@ def _transformers_dinov3(encoder, block: str) -> Table:
         Rule("norm", "norm", LAYER_NORM),
         *PYRAMID,
     )
-    return Table(rules, _SKIPPED, hints=_HINTS, optional=OPTIONAL, stem="patch_embed")
+    return Table(rules, SKIPPED, hints=HINTS, optional=OPTIONAL, stem="patch_embed")
 
 
 def dinov3_blocks(encoder, block: str) -> tuple[Rule, ...]:
@@ -161,14 +167,15 @@ def dinov3_blocks(encoder, block: str) -> tuple[Rule, ...]:
     )
 
 
-def front(encoder, scope: str, cls: str, registers: str, positions: str, *, with_class: bool = True):
-    """The rules of the tokens in front and of the table, parameters of the encoder itself."""
+def front(encoder, scope: str, cls: str, registers: str, positions: str, *, flat: bool = False):
+    """The rules of the encoder's own parameters, tokens in front and the table. flat: it is [n, c], no batch of one."""
     tokens = [
         Leaf("params", "cls_token", (cls,), lambda t: t[0, 0], lambda a: (a[None, None],)),
         _batched("register_tokens", registers),
     ]
     if positions:
-        tokens.append(_batched("position", positions)._replace(fit=functools.partial(_fit_positions, encoder)))
+        table = parameter("position", positions) if flat else _batched("position", positions)
+        tokens.append(table if flat else table._replace(fit=functools.partial(_fit_positions, encoder)))
     return (Rule(scope, "", tuple(tokens)),)
 
 
@@ -177,26 +184,31 @@ def patches(encoder, theirs: str) -> Rule:
     return Rule(theirs, "patch_embed", (CONV[0]._replace(fit=functools.partial(_fit_patch, encoder)), CONV[1]))
 
 
-def folded_class(encoder, cls: str, positions: str):
-    """Table.read and Table.write of a layout whose table of positions has no row of the class, where there are registers.
+def class_row(encoder, cls: str, positions: str, *, row: bool, flat: bool = False) -> dict:
+    """Table.read and Table.write where only one side's table of positions has a row of the class; or nothing.
 
-    cls, positions: names of the two tensors. A table of another rank, [n, c], stays one.
+    Where it has none, the class's position is in its token.
+
+    Args:
+      cls, positions: names of the two tensors. row: whether that layout has one. flat: its table is [n, c].
     """
-    if not encoder.sizes.registers or encoder.sizes.rotary:
+    if encoder.sizes.rotary or row == encoder.class_position:
         return {}
 
-    def read(tensors: dict) -> dict:
+    def fold(tensors: dict) -> dict:
         table = tensors.get(positions)
         if table is None or cls not in tensors:
+            return tensors
+        return tensors | {positions: table[0, 1:] if flat else table[:, 1:], cls: tensors[cls] + table[:, :1]}
+
+    def unfold(tensors: dict) -> dict:
+        table = tensors.get(positions)
+        if table is None:
             return tensors
         table = np.asarray(table).reshape(1, *table.shape[-2:])
         return tensors | {positions: np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)}
 
-    def write(tensors: dict) -> dict:
-        table = tensors[positions]
-        return tensors | {positions: table[:, 1:], cls: tensors[cls] + table[:, :1]}
-
-    return {"read": read, "write": write}
+    return {"read": fold, "write": unfold} if row else {"read": unfold, "write": fold}
 
 
 def _blocks(block: str, packed, qkv, proj: str, scale, key_bias: bool = True) -> tuple[Rule, ...]:
@@ -255,19 +267,21 @@ def _bias_without_keys(query: str, value: str) -> Leaf:
 
 
 def _fit_positions(encoder, table: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """A table [1, 1 + n, c] of another grid resized to the network's, as timm does when it loads weights."""
-    count, wanted = table.shape[1] - 1, encoder.table_grid
-    if table.ndim != 3 or 1 + count == shape[0]:
+    """A table [1, n, c] of another grid resized to the network's, as timm does when it loads weights."""
+    row, wanted = int(encoder.class_position), encoder.table_grid
+    count = table.shape[1] - row
+    if row + count == shape[0]:
         return table, ""
     side = math.isqrt(count)
     if encoder.grid is None or side**2 != count:
         sides = f"{side} x {side}" if side**2 == count else f"{count}"
         raise ValueError(
-            f"its positions are of {sides} patches, the network's of {wanted[0]} x {wanted[1]}: give model.encoder.size, "
-            f"the side of its images of pretraining, or model.encoder.grid=(height, width) to have them resized"
+            f"its positions are of {sides} patches, the network's of {wanted[0]} x {wanted[1]}: give "
+            "model.encoder.size, the side of its images of pretraining, or model.encoder.grid=(height, width) to have "
+            "them resized"
         )
-    resized = resize_table(table[0, 1:], (side, side), wanted, antialias=True, offset=0.0)
-    return np.concatenate([table[:, :1], np.asarray(resized)[None]], axis=1), f"grid {side} x {side} -> {wanted}"
+    resized = resize_table(table[0, row:], (side, side), wanted, antialias=True, offset=0.0)
+    return np.concatenate([table[:, :row], np.asarray(resized)[None]], axis=1), f"grid {side} x {side} -> {wanted}"
 
 
 def _fit_patch(encoder, kernel: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:

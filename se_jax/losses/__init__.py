@@ -60,6 +60,7 @@ def _masks(config, model) -> Loss:
         targets=targets,
         points=options.points,
         no_object=options.no_object,
+        pad_to=model.decoder.pad_to,
     )
 
 

@@ -19,7 +19,6 @@ from se_jax.losses.base import IGNORE, Loss
 from se_jax.losses.points import draw, sample, sample_classes
 from se_jax.losses.ranks import lowest
 
-STRIDE = 4  # of the network's mask features
 OVERSAMPLE, IMPORTANT = 3, 0.75  # candidates for each point of a loss; share of the points that are uncertain ones
 CLASS, MASK, DICE = 2.0, 5.0, 5.0  # weights of the terms, and of the same terms in the costs
 EXACT = lax.Precision.HIGHEST  # float32 products on accelerators too
@@ -58,6 +57,7 @@ class SetLoss(Loss):
       points: at which masks are compared.
       no_object: weight of a query that is matched with no class.
       together: most masks of an image that are computed at once.
+      pad_to: label maps are padded, by ignored pixels, to sides that are multiples of this, as the images are.
 
     Raises:
       ValueError: there are more targets than queries.
@@ -69,6 +69,7 @@ class SetLoss(Loss):
     points: int = 112 * 112
     no_object: float = 0.1
     together: int = 10
+    pad_to: int = 1
 
     def __post_init__(self):
         if not 1 <= self.targets <= self.queries:
@@ -91,8 +92,9 @@ class SetLoss(Loss):
     def __call__(self, outputs, constants, batch, normalizer, key):
         """Outputs {'class_logits' [p, b, q, K + 1], 'mask_embeddings' [p, b, q, c], 'mask_features' [b, h, w, c]}.
 
-        h and w are a quarter of the label's sides, or of sides to which the network has padded the images. An id in
-        K..254 makes the first term NaN, which stops a run.
+        Each prediction may have features of its own, [p, b, h, w, c]. They are of the label's sides, or of those to
+        which the network has padded the images, divided by some stride. An id in K..254 makes the first term NaN, which
+        stops a run.
         """
         keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(batch["place"])
         terms = self.of_predictions(outputs, batch["label"], normalizer, keys)
@@ -101,7 +103,7 @@ class SetLoss(Loss):
     def of_predictions(self, outputs, label, normalizer, keys) -> dict[str, Any]:
         """The terms of each prediction, {name: [p]}; keys: one an image, [b]."""
         outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
-        label = _padded(label, outputs["mask_features"])
+        label = self._padded(label)
         wanted = self._targets(label)
         queries = assign(lax.stop_gradient(self.costs(outputs, label, wanted.ids, keys)), wanted.count)
         of_class = self._class_losses(outputs["class_logits"], wanted.ids, queries) / normalizer["classes"]
@@ -116,10 +118,12 @@ class SetLoss(Loss):
     def costs(self, outputs, label, ids, keys):
         """What each query would cost for each target, float32 [p, b, q, m]; those of targets -1 mean nothing."""
 
+        features = _by_prediction(outputs["mask_features"])
+
         def of_prediction(prediction):
             number, classes, embeddings = prediction
             points = self.matching_points(keys, number)[:, None]
-            logits = sample(_masks(embeddings, outputs["mask_features"]), points)
+            logits = sample(_masks(embeddings, features[number % len(features)]), points)
             return match_costs(classes, logits, sample_classes(label, points, ids), ids)
 
         numbers = jnp.arange(len(outputs["class_logits"]))
@@ -142,6 +146,11 @@ class SetLoss(Loss):
             return points[: OVERSAMPLE * self.points], points[OVERSAMPLE * self.points :]
 
         return jax.vmap(jax.vmap(both, (None, 0)), (0, None))(keys, targets)
+
+    def _padded(self, label):
+        """The label map, with ignored pixels at the bottom and right where the network has padded the images."""
+        ends = [(0, -side % self.pad_to) for side in label.shape[1:]]
+        return jnp.pad(label, [(0, 0), *ends], constant_values=IGNORE)
 
     def _targets(self, label) -> Targets:
         return targets(label, self.num_classes, self.targets)
@@ -179,12 +188,13 @@ class SetLoss(Loss):
             return jnp.sum(jnp.where(classes >= 0, both, 0), axis=(1, 2))
 
         used = -(-jnp.max(wanted.count) // together)
-        return _sum_of_groups(losses, used)(matched, outputs["mask_features"])
+        return _sum_of_groups(losses, used)(matched, _by_prediction(outputs["mask_features"]))
 
 
 def _sum_of_groups(losses, used):
     """(embeddings [p, groups, ...], features) -> the sum of `losses` over the first `used` groups, [p, 2].
 
+    features: [1, ...], of all predictions, or [p, ...].
     losses: (embeddings of a group, features, (prediction, group)) -> [2]. A loop whose length is known only when it
     runs has no gradient of its own; this one keeps nothing but its arguments for it.
     """
@@ -195,7 +205,7 @@ def _sum_of_groups(losses, used):
     @jax.custom_vjp
     def total(embeddings, features):
         def add(place, sums):
-            return sums.at[place[0]].add(losses(embeddings[place], features, place))
+            return sums.at[place[0]].add(losses(embeddings[place], features[place[0] % len(features)], place))
 
         return loop(len(embeddings), add, jnp.zeros((len(embeddings), 2)))
 
@@ -203,9 +213,10 @@ def _sum_of_groups(losses, used):
         embeddings, features = arguments
 
         def add(place, sums):
-            _, pull = jax.vjp(lambda *given: losses(*given, place), embeddings[place], features)
+            own = place[0] % len(features)
+            _, pull = jax.vjp(lambda *given: losses(*given, place), embeddings[place], features[own])
             of_embeddings, of_features = pull(slopes[place[0]])
-            return sums[0].at[place].set(of_embeddings), sums[1] + of_features
+            return sums[0].at[place].set(of_embeddings), sums[1].at[own].add(of_features)
 
         return loop(len(embeddings), add, jax.tree.map(jnp.zeros_like, arguments))
 
@@ -249,15 +260,14 @@ def _dice(product, total):
     return 1 - (2 * product + 1) / (total + 1)
 
 
+def _by_prediction(features):
+    """[p, b, h, w, c], or [1, b, h, w, c] of features [b, h, w, c] that all predictions have."""
+    return features[None] if features.ndim == 4 else features
+
+
 def _masks(embeddings, features):
     """Mask logits float32 [b, n, h, w] of embeddings [b, n, c] on features [b, h, w, c]."""
     return jnp.einsum("bnc,bhwc->bnhw", embeddings, features, precision=EXACT)
-
-
-def _padded(label, features):
-    """The label map, with ignored pixels at the bottom and right where the network has padded the images."""
-    ends = [(0, side * STRIDE - have) for side, have in zip(features.shape[1:3], label.shape[1:], strict=True)]
-    return jnp.pad(label, [(0, 0), *ends], constant_values=IGNORE)
 
 
 def _fold(key, *numbers):

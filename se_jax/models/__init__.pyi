@@ -1,9 +1,11 @@
 from .decoders.aspp import ASPPHead as ASPPHead
 from .decoders.base import Decoder as Decoder
 from .decoders.dupsampling import DUpsamplingHead as DUpsamplingHead
+from .decoders.eomt import EoMTHead as EoMTHead
 from .decoders.eseg import ESegHead as ESegHead
 from .decoders.fcn import FCNHead as FCNHead
 from .decoders.fpn import FPNHead as FPNHead
+from .decoders.linear import LinearHead as LinearHead
 from .decoders.linknet import LinkNetHead as LinkNetHead
 from .decoders.mask2former import Mask2FormerHead as Mask2FormerHead
 from .decoders.psp import PSPHead as PSPHead

@@ -27,10 +27,12 @@ ENCODERS = {
 DECODERS = {
     "aspp": decoders.ASPPHead,
     "dupsampling": decoders.DUpsamplingHead,
+    "eomt": decoders.EoMTHead,
     "eseg": decoders.ESegHead,
     "fcn": decoders.FCNHead,
     "fpn": decoders.FPNHead,
     "linknet": decoders.LinkNetHead,
+    "linear": decoders.LinearHead,
     "mask2former": decoders.Mask2FormerHead,
     "psp": decoders.PSPHead,
     "segformer": decoders.SegformerHead,

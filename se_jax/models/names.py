@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from se_jax.models.encoders import convnext, efficientnet, hrnet, mit, resnet, swin, twins, xception
+from se_jax.models.encoders import convnext, efficientnet, hrnet, mit, resnet, swin, twins, vit, xception
 from se_jax.models.from_config import DECODERS, ENCODERS
 
 VARIANTS: dict[str, Iterable[str]] = {
@@ -14,6 +14,7 @@ VARIANTS: dict[str, Iterable[str]] = {
     "mit": mit.VARIANTS,
     "swin": swin.VARIANTS,
     "twins": twins.VARIANTS,
+    "vit": vit.VARIANTS,
 }
 
 
@@ -25,6 +26,9 @@ def _encoders() -> dict[str, dict[str, Any]]:
             found |= {f"resnet{depth}": {"name": family, "depth": depth} for depth in sorted(resnet.BLOCKS)}
         elif family == "xception":
             found |= {f"xception{variant}": {"name": family, "variant": variant} for variant in xception.VARIANTS}
+        elif family == "vit":  # dinov2_small, vit_base
+            names = ((each if each.startswith("dino") else f"vit_{each}", each) for each in vit.VARIANTS)
+            found |= {name: {"name": family, "variant": each} for name, each in names}
         elif family in VARIANTS:
             found |= {f"{family}_{each}": {"name": family, "variant": each} for each in VARIANTS[family]}
         else:

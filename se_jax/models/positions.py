@@ -4,6 +4,8 @@ Sources: facebookresearch/dinov2 (tables by torch's bicubic interpolate), facebo
 (antialiased tables).
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -50,7 +52,7 @@ def resize_table(table, grid: tuple[int, int], size: tuple[int, int], *, antiali
     return resized.reshape(-1, table.shape[-1])
 
 
-def rotations(grid: tuple[int, int], channels: int, base: float = 100.0, factor=1.0):
+def rotations(grid: tuple[int, int], channels: int, base: float = 100.0, factor: Any = 1.0):
     """DINOv3's rotary positions of a grid: (cosines, sines), float32 [h * w, channels], for heads of that width.
 
     A quarter of the angles belongs to each of the two halves' rows, another to its columns; both halves have the same.

@@ -89,6 +89,16 @@ class Segmenter(nn.Module):
                     f"Segmenter {name} is {module!r}; expected {what}. se_jax.build(config.model) takes names, as "
                     "config.model.encoder.name"
                 )
+        if self.decoder.joint and not hasattr(self.encoder, "run"):
+            raise ValueError(
+                f"Segmenter encoder is {type(self.encoder).__name__}; decoder {type(self.decoder).__name__} runs "
+                "blocks of a plain vision transformer, ViT (model.encoder.name='vit')"
+            )
+        if self.decoder.joint and self.auxiliary is not None:
+            raise ValueError(
+                f"Segmenter auxiliary is {type(self.auxiliary).__name__}; decoder {type(self.decoder).__name__} leaves "
+                "it no maps: expected None (model.auxiliary=None)"
+            )
         super().__post_init__()
 
     def normalize(self, images, sizes=None):
@@ -137,7 +147,8 @@ class Segmenter(nn.Module):
         equalizer = dataclasses.replace(self.decoder.equalizer, **changes)
         return self.clone(decoder=self.decoder.clone(equalizer=equalizer))
 
-    def __call__(self, images, train: bool = False):
+    def __call__(self, images, train: bool = False, progress=None):
+        """progress: the share of a training run that is over, a scalar, for decoders that change with it."""
         check_images(images, "Segmenter")
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(
@@ -148,6 +159,8 @@ class Segmenter(nn.Module):
         ends = [(0, side - have) for side, have in zip(self._padded((height, width)), (height, width), strict=True)]
         if any(end for _, end in ends):
             images = jnp.pad(images, [(0, 0), *ends, (0, 0)])
+        if self.decoder.joint:
+            return dict(self.decoder(images, train, encoder=self.encoder, progress=progress))
         features = self.encoder(images, train)
         outputs = dict(self.decoder(features, train))
         if "logits" in outputs:

@@ -33,7 +33,7 @@ from flax import traverse_util
 from se_jax.models.frozen import trained
 
 NAMES = ("sgd", "adamw")
-SCHEDULES = ("poly", "poly_open", "cosine", "step", "one_cycle")
+SCHEDULES = ("poly", "poly_open", "cosine", "step", "one_cycle", "two_stage")
 WARMUPS = ("linear", "constant", "exponential")
 
 
@@ -84,6 +84,22 @@ def one_cycle_schedule(base: float, num_steps: int):
     return optax.cosine_onecycle_schedule(num_steps, base)
 
 
+def two_stage_schedule(base: float, num_steps: int, *, power=0.9, warmup_steps=0, wait_steps=0):
+    """0 for `wait_steps` steps, then a linear warm-up from 0, whose step t has base * t / warmup_steps, then a decay.
+
+    After both, step t of the T steps has base * ((T - t) / (T - warmup_steps - wait_steps)) ** power. Source: EoMT's
+    two_stage_warmup_poly_schedule, where parameters of the encoder wait while the others warm up.
+    """
+    begin = warmup_steps + wait_steps
+
+    def schedule(step):
+        warming = jnp.clip((step - wait_steps) / max(warmup_steps, 1), 0.0, 1.0)
+        left = jnp.clip(num_steps - step, 0) / max(num_steps - begin, 1)
+        return jnp.where(step < begin, base * warming, base * jnp.minimum(left, 1.0) ** power).astype(jnp.float32)
+
+    return schedule
+
+
 def _schedule(decay, base: float, last: int, minimum: float, warmup_steps=0, warmup="linear", warmup_factor=1e-6):
     """A warm-up, then `decay` of (the share of the steps that is left, 1 to 0 at step `last`; the step)."""
 
@@ -108,9 +124,11 @@ def build(config, num_steps: int):
     SGD is torch's, also with `nesterov`: decay is added to the gradient before the momentum; the rate multiplies the
     momentum buffer. AdamW decays a parameter by its own rate, with betas 0.9, 0.999 and eps 1e-8. Both decay every
     parameter, norms and biases too, but for `decay_multipliers`. As in the reference, a parameter with a rate
-    multiplier has a schedule of its own, from that many times the rate to the same minimum. With `clip_norm` gradients
-    of a longer L2 norm, over all parameters together, are first cut to that length. Parameters that `freeze` names are
-    none of the optimiser's: `init` is given all, `update` the gradients of the others and these.
+    multiplier has a schedule of its own, from that many times the rate to the same minimum. With the schedule
+    'two_stage' those that `second_stage` names have a rate of 0 for warmup_steps, while their moments are collected,
+    and then warm up for second_warmup_steps. With `clip_norm` gradients of a longer L2 norm, over all parameters
+    together, are first cut to that length. Parameters that `freeze` names are none of the optimiser's: `init` is given
+    all, `update` the gradients of the others and these.
 
     Returns:
       (optax.GradientTransformation, schedule: 0-based step -> float32 rate of a parameter without a multiplier).
@@ -124,8 +142,12 @@ def build(config, num_steps: int):
     if config.warmup not in WARMUPS:
         raise ValueError(f"optimizer.warmup is {config.warmup!r}; expected one of {', '.join(WARMUPS)}")
 
-    def schedule_of(multiplier: float):
+    def schedule_of(multiplier: float, second: bool = False):
         base = multiplier * config.learning_rate
+        if config.schedule == "two_stage":
+            first = config.warmup_steps
+            steps = {"warmup_steps": config.second_warmup_steps if second else first, "wait_steps": second * first}
+            return two_stage_schedule(base, num_steps, power=config.power, **steps)
         options = {"minimum": config.min_learning_rate, "warmup_steps": config.warmup_steps}
         options |= {"warmup": config.warmup, "warmup_factor": config.warmup_factor}
         if config.schedule == "one_cycle":
@@ -139,7 +161,7 @@ def build(config, num_steps: int):
         return poly(base, num_steps, power=config.power, **options)
 
     decay = _by_path(lambda by: optax.add_decayed_weights(by * config.weight_decay), config, "decay_multipliers")
-    rate = _by_path(lambda by: optax.scale_by_learning_rate(schedule_of(by)), config, "rate_multipliers")
+    rate = _rates(config, schedule_of)
     if config.name == "sgd":
         tx = optax.chain(decay, optax.chain(optax.trace(config.momentum, config.nesterov), rate))
     elif config.name == "adamw":
@@ -153,6 +175,19 @@ def build(config, num_steps: int):
     return _of_trained(tx, config), schedule_of(1.0)
 
 
+def _rates(config, schedule_of) -> optax.GradientTransformation:
+    """Updates by the rates of `schedule_of(multiplier, second)`."""
+
+    def of_stage(second: bool):
+        return _by_path(lambda by: optax.scale_by_learning_rate(schedule_of(by, second)), config, "rate_multipliers")
+
+    if config.schedule != "two_stage" or not config.second_stage:
+        return of_stage(False)
+    waits = functools.partial(_found, config.second_stage)
+    others = optax.masked(of_stage(False), lambda params: jax.tree.map(lambda found: not found, waits(params)))
+    return optax.chain(others, optax.masked(of_stage(True), waits))
+
+
 def _of_trained(tx: optax.GradientTransformation, config) -> optax.GradientTransformation:
     """`tx` with a state of those parameters only that `freeze` leaves; `init` is given all, and checks all patterns."""
 
@@ -160,8 +195,11 @@ def _of_trained(tx: optax.GradientTransformation, config) -> optax.GradientTrans
         if not isinstance(params, Mapping):  # optax's placeholder, by which it finds the slots in a state
             return tx.init(params)
         paths = traverse_util.flatten_dict(params, sep="/")
-        for option in ("rate_multipliers", "decay_multipliers"):
-            for pattern, _ in config[option]:
+        patterns = {
+            name: [pattern for pattern, _ in config[name]] for name in ("rate_multipliers", "decay_multipliers")
+        }
+        for option, given in (*patterns.items(), ("second_stage", config.second_stage)):
+            for pattern in given:
                 if not any(re.search(pattern, path) for path in paths):
                     raise ValueError(
                         f"optimizer.{option} has the pattern {pattern!r}, which is found in no parameter; "
@@ -187,6 +225,16 @@ def _by_path(make, config, option: str) -> optax.GradientTransformation:
         return make(1.0)
     multipliers = sorted({1.0} | {multiplier for _, multiplier in rules})
     return optax.chain(*(optax.masked(make(by), functools.partial(_have, rules, by)) for by in multipliers))
+
+
+def _found(patterns, params):
+    """Which parameters' paths hold one of the patterns, as a tree of booleans like `params`."""
+
+    def found(path, _) -> bool:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return any(re.search(pattern, name) for pattern in patterns)
+
+    return jax.tree.map_with_path(found, params)
 
 
 def _have(rules, multiplier: float, params):

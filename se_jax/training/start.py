@@ -53,9 +53,22 @@ def check_devices(config, mesh) -> None:
 def check_network(config, model) -> None:
     """Raises ValueError, naming the option, where the network does not suit the crops, the views or the equalizer."""
     model.decoder.check(_stride(config), config.data.crop)
+    _check_multiple(config, model)
     protocol.check(model, config.eval)
     images = jax.ShapeDtypeStruct((1, *config.data.crop, 3), jnp.float32)
     check_sites(find_sites(model, images), model.decoder.equalizer, f"decoder '{config.model.decoder['name']}'")
+
+
+def _check_multiple(config, model) -> None:
+    """Raises ValueError where crops are no whole patches of the encoder."""
+    multiple, crop = getattr(model.encoder, "size_multiple", 1), tuple(config.data.crop)
+    if any(side % multiple for side in crop):
+        below = tuple(max(side // multiple, 1) * multiple for side in crop)
+        above = tuple(-(-side // multiple) * multiple for side in crop)
+        raise ValueError(
+            f"data.crop is {crop}; expected multiples of {multiple}, the encoder's patch: the next ones are {below} "
+            f"and {above}"
+        )
 
 
 def check_best(best: str, metrics) -> str:

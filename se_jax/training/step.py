@@ -32,13 +32,15 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config, l
 
     freeze = config.optimizer.freeze
 
-    def loss_of(part_trained, params, batch_stats, constants, keys, part, normalizers):
+    def loss_of(part_trained, params, batch_stats, constants, keys, part, normalizers, progress):
         # gradients are of what is trained only: nothing of the rest's backward pass is computed
         variables = {"params": merged(params, part_trained), "batch_stats": batch_stats, **constants}
         images = model.normalize(part["image"], part["size"])
         rngs = {"dropout": keys["dropout"]}
         with frozen(freeze):
-            outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+            outputs, updates = model.apply(
+                variables, images, train=True, progress=progress, mutable=["batch_stats"], rngs=rngs
+            )
         terms = {}
         for i, (loss, normalizer) in enumerate(zip(losses, normalizers, strict=True)):
             terms |= loss(outputs, constants, part, normalizer, jax.random.fold_in(keys["loss"], i))
@@ -56,12 +58,14 @@ def make_train_step(model, tx: optax.GradientTransformation, schedule, config, l
         normalizers = tuple(loss.normalizer(batch) for loss in losses)
         batch = batch | {"place": jnp.arange(len(batch["label"]))}
         keys = {name: jax.random.fold_in(stream(config.seed, name), state.step) for name in ("dropout", "loss")}
+        progress = state.step / config.num_steps
 
         params = state.params if used is None else jax.lax.with_sharding_constraint(state.params, used)
 
         def gradients(batch_stats, keys, part):
             gradient = jax.grad(loss_of, has_aux=True)
-            return gradient(trained(params, freeze), params, batch_stats, state.constants, keys, part, normalizers)
+            given = params, batch_stats, state.constants, keys, part, normalizers, progress
+            return gradient(trained(params, freeze), *given)
 
         if config.accumulate == 1:
             grads, (batch_stats, measured) = gradients(state.batch_stats, keys, batch)

@@ -33,6 +33,18 @@ def test_mask2former_is_as_large_as_the_published_code():
             assert round(found["parameters"], 2) == millions, (title, row.name)
 
 
+def test_eomt_is_as_large_as_the_authors():
+    """Parameters in millions, and GMAC of a window: an independent count of the authors' code."""
+    tables = {table.title: table for table in systems.eomt()}
+    for title, (millions, gmac) in {
+        "EoMT on DINOv2 small, 150 classes": (23.72, 36.7),
+        "EoMT on DINOv2 large, 150 classes": (316.02, 394.1),
+    }.items():
+        found = systems.count(tables[title].rows[0], tables[title].size)
+        assert found["parameters"] == pytest.approx(millions, abs=0.02), title
+        assert found["whole"] == pytest.approx(gmac, rel=0.001), title
+
+
 def test_shares_are_of_the_first_network(monkeypatch):
     found = iter(({"parameters": 2.0, "whole": 10.0}, {"parameters": 1.0, "whole": 4.0}))
     monkeypatch.setattr(systems, "count", lambda row, size: next(found))

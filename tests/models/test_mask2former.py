@@ -12,7 +12,7 @@ from se_jax.evaluation import inference
 from se_jax.evaluation.protocol import Protocol, View
 from se_jax.importers import import_weights
 from se_jax.models import Mask2FormerHead, ResNet, Segmenter, Swin, VWMask2FormerHead
-from se_jax.models.decoders.mask2former import mask_scores
+from se_jax.models.decoders.queries import mask_scores
 from se_jax.models.decoders.vw_mask2former import VaryingWindows
 from se_jax.models.deformable import offset_bias, sample_levels, sine_position
 from se_jax.models.layers import resize
@@ -145,7 +145,7 @@ def test_decoder_of_queries_equals_the_reference(golden):
 @pytest.mark.parametrize("name", ["ade", "odd"])
 def test_scores_equal_the_reference(golden, monkeypatch, name):
     case = golden("m2f_semantic")
-    monkeypatch.setattr("se_jax.models.decoders.mask2former.MOST_NUMBERS", 2 * 7 * 96 * 10)  # several tiles
+    monkeypatch.setattr("se_jax.models.decoders.queries.MOST_NUMBERS", 2 * 7 * 96 * 10)  # several tiles
     sizes = case.meta["sizes"][name]
     classes = jax.nn.softmax(case[f"in/{name}/classes"])[..., :-1]
     scores = jax.jit(mask_scores, static_argnums=2)(classes, nhwc(case[f"in/{name}/masks"]), tuple(sizes["padded"]))

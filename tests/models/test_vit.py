@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from se_jax.importers.convert import match
-from se_jax.models import ViT
+from se_jax.models import LinearHead, ViT
 from se_jax.models.positions import resize_table, rotations
 from tests import tiny
 from tests.conftest import assert_close_to_reference
@@ -65,6 +65,24 @@ def test_maps_equal_the_reference(golden, name, part, variant, blocks):
         assert_close(maps, expected)
 
 
+def test_linear_heads_equal_the_reference(golden):
+    """On the last map, and on the last four; with running statistics, and with the batch's."""
+    case = golden("vit_dinov2", "whole")
+    model = make(case.meta["plain"]["kwargs"], "dinov2_small", 4)
+    size = tuple(case.meta["plain"]["sizes"][0])
+    variables = match(model, case.group("plain/sd"), template(model, size)).variables
+    maps = jax.jit(model.apply)(variables, case["plain/in/0"].transpose(0, 2, 3, 1))
+    for name, features in (("linear1", maps[-1:]), ("linear4", maps)):
+        names = {"0": "bn", "1": "conv_seg"}
+        tensors = {names[key[0]] + key[1:]: tensor for key, tensor in case.group(f"{name}/sd").items()}
+        head = LinearHead(len(tensors["conv_seg.bias"]))
+        variables = match(head, tensors, jax.eval_shape(head.init, jax.random.key(0), features)).variables
+        logits = head.apply(variables, features)["logits"]
+        assert_close(logits, case[f"{name}/out/eval"].transpose(0, 2, 3, 1))
+        outputs, _ = head.apply(variables, features, True, mutable=["batch_stats"])
+        assert_close(outputs["logits"], case[f"{name}/out/train"].transpose(0, 2, 3, 1))
+
+
 def test_a_patch_of_14_becomes_one_of_16(golden):
     """As timm does it when it loads weights; its class token has its position already."""
     case = golden("vit_timm", "whole")
@@ -76,8 +94,8 @@ def test_a_patch_of_14_becomes_one_of_16(golden):
     assert found.adapted == {"params/patch_embed/kernel": "patch 14 -> 16", "params/position": "grid 5 x 5 -> (5, 7)"}
     params = found.variables["params"]
     assert_close(params["patch_embed"]["kernel"].transpose(3, 2, 0, 1), case["patch14/out/kernel"])
-    assert_close(params["position"][1:], case["patch14/out/pos_embed"][0])
-    assert_close(params["position"][0] + params["cls_token"], case["patch14/out/cls_token"][0, 0])
+    assert_close(params["position"], case["patch14/out/pos_embed"][0])
+    assert_close(params["cls_token"], case["patch14/out/cls_token"][0, 0])
     (y,) = jax.jit(model.apply)(found.variables, case["patch14/in/0"].transpose(0, 2, 3, 1))
     assert_close(y.reshape(len(y), -1, 48), case["patch14/out/norm"][:, -y.shape[1] * y.shape[2] :])
 

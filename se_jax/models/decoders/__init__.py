@@ -2,9 +2,11 @@
 
 from se_jax.models.decoders.aspp import ASPPHead
 from se_jax.models.decoders.dupsampling import DUpsamplingHead
+from se_jax.models.decoders.eomt import EoMTHead
 from se_jax.models.decoders.eseg import ESegHead
 from se_jax.models.decoders.fcn import FCNHead
 from se_jax.models.decoders.fpn import FPNHead
+from se_jax.models.decoders.linear import LinearHead
 from se_jax.models.decoders.linknet import LinkNetHead
 from se_jax.models.decoders.mask2former import Mask2FormerHead
 from se_jax.models.decoders.psp import PSPHead
@@ -19,9 +21,11 @@ __all__ = [
     "ASPPHead",
     "DUpsamplingHead",
     "ESegHead",
+    "EoMTHead",
     "FCNHead",
     "FPNHead",
     "LinkNetHead",
+    "LinearHead",
     "Mask2FormerHead",
     "PSPHead",
     "SegformerHead",

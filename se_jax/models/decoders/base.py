@@ -28,6 +28,8 @@ class Decoder(nn.Module):
       pad_to: images are padded with zeros at the bottom and right to multiples of this, and scores cut accordingly.
       constants: collections of variables that are fitted or measured before training and then stay as they are ->
         the command that makes them.
+      joint: it runs the encoder itself, `__call__(images, train, encoder=..., progress=...) -> outputs`; progress is
+        the share of the run that is over, a scalar in training.
       classifier: names of its modules that belong to the classes, which a network of other classes cannot take over.
     """
 
@@ -42,6 +44,7 @@ class Decoder(nn.Module):
     size_multiple: ClassVar[int] = 1
     pad_to: ClassVar[int] = 1
     constants: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    joint: ClassVar[bool] = False
     classifier: ClassVar[tuple[str, ...]] = ("conv_seg",)
 
     def scores(self, outputs: dict[str, Any], size: tuple[int, int]):

@@ -98,7 +98,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x, rotation=None, allowed=None):
-        """rotation: of `rotations`, of the last tokens. allowed: bool [b, q, n], what the first q tokens may look at."""
+        """rotation: of `rotations`, of the last tokens. allowed: bool [b, q, n], what the first q tokens look at."""
         channels = x.shape[-1]
         kernel, bias = PackedProjection(linear_normal, name="qkv")(channels)
         if not self.key_bias:
@@ -160,7 +160,8 @@ class ViT(nn.Module):
         `positions.cubic_matrix`.
       epsilon: of the LayerNorms. layer_scale: initial factor of the residual branches; 0 for none.
       grid: (h, w) of the table, in patches; None for that of the images of pretraining. Weights of another patch and
-        grid are brought to the network's when they are imported, if a grid is given.
+        grid are brought to the network's when they are imported, if a grid is given; where there are registers, the
+        class's position is then added to its token for good, as timm has it.
       outputs: numbers of the blocks whose maps are returned; None for the last one's.
       pyramid: four maps of strides patch / 4 to 2 patch are made of one, or of four outputs: see `FeaturePyramid`.
       rescale: rotary positions are drawn larger or smaller in training, by up to this factor. 1: they are not.
@@ -237,7 +238,13 @@ class ViT(nn.Module):
     def table_grid(self) -> tuple[int, int]:
         """(h, w) of the table of positions, in patches."""
         side = self.sizes.size // self.sizes.patch
-        return (side, side) if self.grid is None else tuple(self.grid)
+        height, width = self.grid or (side, side)
+        return height, width
+
+    @property
+    def class_position(self) -> bool:
+        """Whether the table has a row of the class, its first."""
+        return not (self.sizes.registers and self.grid)
 
     def setup(self):
         sizes, kind = self.sizes, ViTBlock
@@ -257,7 +264,9 @@ class ViT(nn.Module):
         if sizes.registers:
             self.register_tokens = self.param("register_tokens", token_normal, (sizes.registers, sizes.width))
         if not sizes.rotary:
-            self.position = self.param("position", token_normal, (1 + math.prod(self.table_grid), sizes.width))
+            self.position = self.param(
+                "position", token_normal, (self.class_position + math.prod(self.table_grid), sizes.width)
+            )
         self.blocks = [kind(sizes, rate, dtype=self.dtype) for rate in rates]
         self.norm = LayerNorm(sizes.epsilon, dtype=self.dtype)
         if self.pyramid:
@@ -272,8 +281,9 @@ class ViT(nn.Module):
         x, front = x.reshape(len(x), -1, sizes.width), self.cls_token[None]
         if not sizes.rotary:
             options = {"antialias": sizes.antialias, "offset": sizes.offset}
-            x = x + resize_table(self.position[1:], self.table_grid, grid, **options).astype(self.dtype)
-            front = front + self.position[:1]
+            table = self.position[int(self.class_position) :]
+            x = x + resize_table(table, self.table_grid, grid, **options).astype(self.dtype)
+            front = front + self.position[:1] if self.class_position else front
         if sizes.registers:
             front = jnp.concatenate([front, self.register_tokens])
         front = jnp.broadcast_to(front.astype(self.dtype), (len(x), *front.shape))
@@ -281,7 +291,8 @@ class ViT(nn.Module):
 
     def rotation(self, grid: tuple[int, int], train: bool = False):
         """The rotary positions of a grid, None where there are none; in training rescaled by one factor a batch."""
-        sizes, factor = self.sizes, 1.0
+        sizes = self.sizes
+        factor: Any = 1.0
         if not sizes.rotary:
             return None
         if train and self.rescale > 1 and self.has_rng("dropout") and not is_frozen(self):
@@ -311,6 +322,6 @@ class ViT(nn.Module):
                 tuple(max(round_to(side / patch), 1) * patch for side in size) for round_to in (math.floor, math.ceil)
             )
             raise ValueError(
-                f"ViT got images of {size[0]} x {size[1]}; expected sides that are multiples of its patch, {patch}: the "
-                f"next ones are {below[0]} x {below[1]} and {above[0]} x {above[1]}."
+                f"ViT got images of {size[0]} x {size[1]}; expected sides that are multiples of its patch, {patch}: "
+                f"the next ones are {below[0]} x {below[1]} and {above[0]} x {above[1]}."
             )
