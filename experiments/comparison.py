@@ -11,16 +11,16 @@ from se_jax.report import charts, pages
 
 NOTE = """\
 Runs of one seed share initial weights, data order and augmentation, so differences are taken seed by seed. Each arm \
-is shown at the learning rate, of those tried, at which its mean mIoU on the validation split was the highest; numbers \
-are of the split that was kept for reporting. A bar is a 95 % interval by Student's t over the seeds: it says how far \
-other seeds may lie, not other data sets."""
+is shown at the learning rate, of those tried, at which its mean mIoU on the validation split was the highest, over \
+the seeds that all of its rates have; numbers are of the split that was kept for reporting. A bar is a 95 % interval \
+by Student's t over the seeds: it says how far other seeds may lie, not other data sets."""
 
 
 class Row(NamedTuple):
     """An arm at its best rate, all in percent.
 
     Attributes:
-      tried: {rate: val mIoU}, all rates. at_edge: the best rate is the lowest or highest of several tried, so that a
+      tried: {rate: val mIoU}, over the seeds that all rates have, if there is one. at_edge: the best rate is the lowest or highest of several tried, so that a
         better one may lie beyond.
       test: of its runs. difference: of pairs, to the first arm at that one's best rate; None for the first arm and
         without a pair. classes: {class: the same of its IoU}. loss: mean curve.
@@ -46,7 +46,11 @@ def compare(runs: Sequence[dict[str, Any]], arms: Sequence[str]) -> list[Row]:
                 by_rate.setdefault(run["rate"], {})[run["seed"]] = run
         if not by_rate:
             continue
-        tried = {rate: summary([_percent(r, "val") for r in found.values()]) for rate, found in sorted(by_rate.items())}
+        shared = set.intersection(*map(set, by_rate.values()))  # seeds by which rates can be compared
+        tried = {
+            rate: summary([_percent(run, "val") for seed, run in found.items() if seed in shared or not shared])
+            for rate, found in sorted(by_rate.items())
+        }
         rate = max(tried, key=lambda rate: tried[rate].mean)
         best[arm] = by_rate[rate]
         first = next(iter(best))
