@@ -20,10 +20,11 @@ class Row(NamedTuple):
     """An arm at its best rate, all in percent.
 
     Attributes:
-      tried: {rate: val mIoU}, over the seeds that all rates have, if there is one. at_edge: the best rate is the lowest or highest of several tried, so that a
-        better one may lie beyond.
-      test: of its runs. difference: of pairs, to the first arm at that one's best rate; None for the first arm and
-        without a pair. classes: {class: the same of its IoU}. loss: mean curve.
+      tried: {rate: val mIoU}, over the seeds that all rates have, if there is one.
+      at_edge: the best rate is the lowest or highest of several tried, so that a better one may lie beyond.
+      test: of its runs.
+      difference: of pairs, to the first arm at that one's best rate; None for the first arm and without a pair.
+      classes: {class: the same of its IoU}. loss: mean curve.
     """
 
     arm: str
