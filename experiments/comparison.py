@@ -1,5 +1,6 @@
 """What the runs of several arms say: every arm at its own best rate, and in pairs against the first."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -93,12 +94,18 @@ HEADS = ("arm", "rate", "seeds", "test mIoU", "sd", "difference", "95 % interval
 def cells(row: Row) -> list[str]:
     """A row of the table, as text under HEADS."""
     edge = " (edge)" if row.at_edge else ""
-    found = [row.arm, f"{row.rate:g}{edge}", str(row.test.count), f"{row.test.mean:.2f}", f"{row.test.sd:.2f}"]
+    found = [row.arm, f"{row.rate:g}{edge}", str(row.test.count), f"{row.test.mean:.2f}", _number(row.test.sd)]
     return found + (["", "", ""] if row.difference is None else _difference(row.difference))
 
 
 def _difference(of: Summary) -> list[str]:
+    if of.count == 1:
+        return [f"{of.mean:+.2f}", "-", "-"]
     return [f"{of.mean:+.2f}", f"{of.low:+.2f} to {of.high:+.2f}", f"{of.detectable:.2f}"]
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -115,7 +122,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _tried(rows: Sequence[Row]) -> list[list[str]]:
     return [
-        [row.arm, f"{rate:g}", str(of.count), f"{of.mean:.2f}", f"{of.sd:.2f}"]
+        [row.arm, f"{rate:g}", str(of.count), f"{of.mean:.2f}", _number(of.sd)]
         for row in rows
         for rate, of in row.tried.items()
     ]
@@ -124,7 +131,7 @@ def _tried(rows: Sequence[Row]) -> list[list[str]]:
 def _class_rows(names, shown: Sequence[Row]) -> list[list[str]]:
     def cell(row, name):
         of = row.classes.get(name)
-        return "-" if of is None else f"{of.mean:+.2f} ± {of.half:.2f}"
+        return "-" if of is None else f"{of.mean:+.2f} ± {_number(of.half)}"
 
     return [[name, *(cell(row, name) for row in shown)] for name in names]
 
