@@ -1,5 +1,6 @@
 """What the runs of several arms say: every arm at its own best rate, and in pairs against the first."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,19 +12,20 @@ from se_jax.report import charts, pages
 
 NOTE = """\
 Runs of one seed share initial weights, data order and augmentation, so differences are taken seed by seed. Each arm \
-is shown at the learning rate, of those tried, at which its mean mIoU on the validation split was the highest; numbers \
-are of the split that was kept for reporting. A bar is a 95 % interval by Student's t over the seeds: it says how far \
-other seeds may lie, not other data sets."""
+is shown at the learning rate, of those tried, at which its mean mIoU on the validation split was the highest, over \
+the seeds that all of its rates have; numbers are of the split that was kept for reporting. A bar is a 95 % interval \
+by Student's t over the seeds: it says how far other seeds may lie, not other data sets."""
 
 
 class Row(NamedTuple):
     """An arm at its best rate, all in percent.
 
     Attributes:
-      tried: {rate: val mIoU}, all rates. at_edge: the best rate is the lowest or highest of several tried, so that a
-        better one may lie beyond.
-      test: of its runs. difference: of pairs, to the first arm at that one's best rate; None for the first arm and
-        without a pair. classes: {class: the same of its IoU}. loss: mean curve.
+      tried: {rate: val mIoU}, over the seeds that all rates have, if there is one.
+      at_edge: the best rate is the lowest or highest of several tried, so that a better one may lie beyond.
+      test: of its runs.
+      difference: of pairs, to the first arm at that one's best rate; None for the first arm and without a pair.
+      classes: {class: the same of its IoU}. loss: mean curve.
     """
 
     arm: str
@@ -46,7 +48,11 @@ def compare(runs: Sequence[dict[str, Any]], arms: Sequence[str]) -> list[Row]:
                 by_rate.setdefault(run["rate"], {})[run["seed"]] = run
         if not by_rate:
             continue
-        tried = {rate: summary([_percent(r, "val") for r in found.values()]) for rate, found in sorted(by_rate.items())}
+        shared = set.intersection(*map(set, by_rate.values()))  # seeds by which rates can be compared
+        tried = {
+            rate: summary([_percent(run, "val") for seed, run in found.items() if seed in shared or not shared])
+            for rate, found in sorted(by_rate.items())
+        }
         rate = max(tried, key=lambda rate: tried[rate].mean)
         best[arm] = by_rate[rate]
         first = next(iter(best))
@@ -88,12 +94,18 @@ HEADS = ("arm", "rate", "seeds", "test mIoU", "sd", "difference", "95 % interval
 def cells(row: Row) -> list[str]:
     """A row of the table, as text under HEADS."""
     edge = " (edge)" if row.at_edge else ""
-    found = [row.arm, f"{row.rate:g}{edge}", str(row.test.count), f"{row.test.mean:.2f}", f"{row.test.sd:.2f}"]
+    found = [row.arm, f"{row.rate:g}{edge}", str(row.test.count), f"{row.test.mean:.2f}", _number(row.test.sd)]
     return found + (["", "", ""] if row.difference is None else _difference(row.difference))
 
 
 def _difference(of: Summary) -> list[str]:
+    if of.count == 1:
+        return [f"{of.mean:+.2f}", "-", "-"]
     return [f"{of.mean:+.2f}", f"{of.low:+.2f} to {of.high:+.2f}", f"{of.detectable:.2f}"]
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -110,7 +122,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _tried(rows: Sequence[Row]) -> list[list[str]]:
     return [
-        [row.arm, f"{rate:g}", str(of.count), f"{of.mean:.2f}", f"{of.sd:.2f}"]
+        [row.arm, f"{rate:g}", str(of.count), f"{of.mean:.2f}", _number(of.sd)]
         for row in rows
         for rate, of in row.tried.items()
     ]
@@ -119,7 +131,7 @@ def _tried(rows: Sequence[Row]) -> list[list[str]]:
 def _class_rows(names, shown: Sequence[Row]) -> list[list[str]]:
     def cell(row, name):
         of = row.classes.get(name)
-        return "-" if of is None else f"{of.mean:+.2f} ± {of.half:.2f}"
+        return "-" if of is None else f"{of.mean:+.2f} ± {_number(of.half)}"
 
     return [[name, *(cell(row, name) for row in shown)] for name in names]
 

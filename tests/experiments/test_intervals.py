@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import records
+from experiments import comparison, records
 from experiments.intervals import summary
 
 
@@ -61,3 +61,23 @@ def test_runs_of_other_options_are_not_mixed():
     records.check_same([run(0)], {"none": "d", "other": "e"}, "file")
     with pytest.raises(ValueError, match="arm 'none'.*other options"):
         records.check_same([run(0)], {"none": "e"}, "file")
+
+
+def scored(arm, seed, rate, val, test):
+    scores = {split: {"miou": miou, "iou": {"ball": miou}} for split, miou in (("val", val), ("test", test))}
+    return run(seed) | {"arm": arm, "rate": rate, "loss": [1.0, 0.5]} | scores
+
+
+def test_arms_are_compared_at_their_own_best_rates_by_seeds_that_both_have():
+    runs = [scored("none", seed, 0.1, 0.4, 0.40 + 0.01 * seed) for seed in range(3)]
+    # a single good seed, at a rate that others lack, does not make that rate the best one
+    runs += [scored("none", 0, 0.2, 0.3, 0.9), scored("none", 7, 0.2, 0.9, 0.9)]
+    runs += [scored("other", seed, 0.2, 0.5, 0.42 + 0.01 * seed) for seed in range(3)]
+    first, other = comparison.compare(runs, ["none", "other", "absent"])
+    assert (first.rate, other.rate) == (0.1, 0.2)
+    assert first.test.count == 3 and first.difference is None
+    assert other.difference.count == 3 and other.difference.mean == pytest.approx(2.0)
+    assert other.difference.sd == pytest.approx(0, abs=1e-9) and other.classes["ball"].mean == pytest.approx(2.0)
+    assert first.at_edge and not other.at_edge
+    lines = comparison.table([first, other]).splitlines()
+    assert lines[2].split()[:6] == ["other", "0.2", "3", "43.00", "1.00", "+2.00"]
