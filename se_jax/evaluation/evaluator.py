@@ -165,9 +165,14 @@ def evaluate(
 
 
 def _on_devices(variables, mesh):
-    """The same, with what lies on the host copied to every device, once instead of at every use."""
-    everywhere = parallel.replicated(mesh)
-    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x, everywhere), variables)
+    """The same, with what lies on the host or on other devices copied to every one, once instead of at every use."""
+    everywhere, devices = parallel.replicated(mesh), set(mesh.devices.flat)
+
+    def copied(x):
+        there = isinstance(x, jax.Array) and x.sharding.device_set == devices
+        return x if there else jax.device_put(x, everywhere)
+
+    return jax.tree.map(copied, variables)
 
 
 def compilations(programs: inference.Inference) -> str:

@@ -210,12 +210,12 @@ def test_sides_are_rounded_up_by_a_second_resize_as_the_references():
     image = pictures((24, 36))[0]
     assert assembled(programs, {}, image).shape == (1, 24, 36, 3)
     jax.effects_barrier()
-    twice = inference._fit(image, *map(geometry.taps, (24, 36), (40, 60)))
-    twice = inference._fit(twice, *map(geometry.taps, (40, 60), (48, 64)))
+    twice = inference.fit(image, *map(geometry.taps, (24, 36), (40, 60)))
+    twice = inference.fit(twice, *map(geometry.taps, (40, 60), (48, 64)))
     normalize = Sampler.normalize
     one_level = 1.01 * np.ptp(normalize(np.array([0, 1])[:, None, None, None] * np.ones(3)), axis=0).max()
     assert np.abs(seen[0] - normalize(twice)).max() <= one_level
-    once = inference._fit(image, *map(geometry.taps, (24, 36), (48, 64)))
+    once = inference.fit(image, *map(geometry.taps, (24, 36), (48, 64)))
     assert np.abs(normalize(once) - normalize(twice)).max() > 8 * one_level, "or the test proves nothing"
 
 
@@ -270,7 +270,7 @@ def test_the_test_resize_is_the_references_to_one_level(golden):
     for item in case.meta["rescale"]:
         size = input_size(*image.shape[1:3], tuple(item["scale"]))
         assert list(size) == item["hw"]
-        ours = inference._fit(image, *(geometry.taps(*lengths) for lengths in zip(image.shape[1:3], size, strict=True)))
+        ours = inference.fit(image, *(geometry.taps(*lengths) for lengths in zip(image.shape[1:3], size, strict=True)))
         assert np.abs(ours[0].astype(np.int32) - case[f"res/img/{item['i']}"]).max() <= 1
 
 
