@@ -171,9 +171,8 @@ def main(_) -> None:
             (GRADIENT_HEADS, gradient_rows(found)),
         ):
             print(comparison.aligned([heads, *rows]), end="\n\n")
-        records.append(
-            given.results, {"config": name, "seed": given.seed, "images": images, "steps": given.steps, **found}
-        )
+        settings = {"rate": config.optimizer.learning_rate, "steps": given.steps, "images": images}
+        records.append(given.results, {"config": name, "seed": given.seed, **settings, **found})
         page = write(found, pathlib.Path(given.workdir) / f"scales_{name.replace(':', '_')}.html", f"Scales of {name}")
         print(f"added to {given.results}; page: {page}")
     except (ValueError, OSError) as error:

@@ -121,7 +121,7 @@ def test_cached_evaluation_is_that_of_the_whole_network(tmp_path):
     model, data = build(config.model).with_equalizer(mode="none"), data_pipelines.build(config.data)
     whole = jax.jit(model.init)(stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
     whole = {name: whole[name] | {"decoder": variables[name]} for name in ("params", "batch_stats")}
-    expected = evaluator.evaluate(model, whole, data.val, data.labels, config.eval).totals[0]
+    expected = evaluator.evaluate(model, jax.device_get(whole), data.val, data.labels, config.eval).totals[0]
     found = head.confusion(variables, val)
     np.testing.assert_array_equal(found.sum(1), expected.sum(1))
     assert np.abs(found - expected).sum() <= 4  # ties
