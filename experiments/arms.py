@@ -22,6 +22,7 @@ import numpy as np
 from flax import traverse_util
 
 from experiments import variance
+from se_jax.config import options
 from se_jax.config.types import ConfigDict
 from se_jax.equalizer.fold import CONVOLUTIONS, fold
 from se_jax.equalizer.fusion import ordered_branches, site_variables
@@ -84,12 +85,26 @@ ASIDE = ("seed", "log", "checkpoint", "mesh", "multihost", "multihost_timeout", 
 
 
 def digest(config: ConfigDict, control: str, epochs: int) -> str:
-    """Twelve digits that differ where results may, but for seed and rate; epochs: of kept features, or 0."""
-    flat = traverse_util.flatten_dict(json.loads(config.to_json()), sep=".")
-    kept = {key: value for key, value in flat.items() if not key.startswith(ASIDE)}
-    kept.pop("optimizer.learning_rate")
+    """Twelve digits that differ where results may, but for seed and rate; epochs: of kept features, or 0.
+
+    Options that have their defaults are left out, so that new ones of later versions change nothing.
+    """
+    known = options.get_config()
+    for part, make in (("encoder", options.encoder), ("decoder", options.decoder)):
+        try:
+            known.model[part] = ConfigDict(make(config.model[part].name))
+        except KeyError:  # of somebody else
+            known.model[part] = ConfigDict()
+    defaults = _flat(known)
+    kept = {key: value for key, value in _flat(config).items() if key.endswith("name") or defaults.get(key) != value}
+    kept = {key: value for key, value in kept.items() if not key.startswith(ASIDE)}
+    kept.pop("optimizer.learning_rate", None)
     text = json.dumps([kept, control, epochs], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    return traverse_util.flatten_dict(json.loads(config.to_json()), sep=".")
 
 
 class Start(NamedTuple):
