@@ -198,6 +198,7 @@ class Pixels:
     """A network whose decoder and auxiliary head see one pixel each, with the same weights."""
 
     align_corners, num_classes, auxiliary, linear_scores = False, 3, True, True
+    normalize = staticmethod(normalize)
 
     def apply(self, variables, images, **_):
         logits = images @ variables["params"]["kernel"]
