@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from se_jax.config import options, ranges
+from se_jax.config import kinds, options, ranges
 from se_jax.config.types import ConfigDict
 
 # sections with a part of somebody else's may hold options of its own
@@ -56,7 +56,7 @@ def check_types(option: str, constructor, given: Mapping[str, Any]) -> None:
     except (NameError, TypeError):  # names that exist for type checkers only
         return
     for field, value in given.items():
-        _check(f"{option}.{field}", value, ranges.of_type(types.get(field)))
+        _check(f"{option}.{field}", value, kinds.of_type(types.get(field)))
 
 
 def unknown(option: str, known) -> str:
@@ -106,7 +106,7 @@ def _holds(config, option: str) -> bool:
     return True
 
 
-def _check(option: str, value, allowed: ranges.Range, default=None) -> None:
+def _check(option: str, value, allowed: kinds.Range, default=None) -> None:
     if not allowed.holds(value):
         raise ValueError(f"{option} is {_short(value)}; expected {allowed.expected}. {_advice(option, default)}")
 
@@ -132,7 +132,7 @@ def _check_part(option: str, config, known: dict, own: dict) -> None:
         raise ValueError(f"{option} is {_short(config)}; expected a name and options, as in se_jax/config/options.py")
     fallback = "fcn" if option == "model.auxiliary" else None
     name: Any = config.get("name", fallback)
-    _check(f"{option}.name", name, ranges.part(*known))
+    _check(f"{option}.name", name, kinds.part(*known))
     fields = known.get(name, own)
     for field, value in config.items():
         if field in fields:
@@ -153,8 +153,8 @@ def _check_losses(losses) -> None:
         if not isinstance(given, (ConfigDict, Mapping)):
             given = {"weight": given}
         kind: Any = given.get("name", name)
-        _check(f"{option}.name" if "name" in given else option, kind, ranges.part(*ranges.LOSSES))
-        fields = ranges.LOSSES.get(kind, {"weight": ranges.FACTOR})
+        _check(f"{option}.name" if "name" in given else option, kind, kinds.part(*ranges.LOSSES))
+        fields = ranges.LOSSES.get(kind, {"weight": kinds.FACTOR})
         for field, value in given.items():
             if field in fields:
                 _check(f"{option}.{field}", value, fields[field])
@@ -231,9 +231,9 @@ def _check_weights(config) -> None:
             f"loss.class_weights is {_short(weights)}; expected a weight above 0 for one class at least: nothing would "
             "be learnt. Give --config.loss.class_weights='()' for none"
         )
-    if config.loss.ohem.min_kept * config.data.batch_size > ranges.MOST:
+    if config.loss.ohem.min_kept * config.data.batch_size > kinds.MOST:
         raise ValueError(
-            f"loss.ohem.min_kept is {config.loss.ohem.min_kept}; expected at most {ranges.MOST:,} over the whole batch "
+            f"loss.ohem.min_kept is {config.loss.ohem.min_kept}; expected at most {kinds.MOST:,} over the whole batch "
             f"of data.batch_size={config.data.batch_size} images. Give fewer pixels an image"
         )
 
@@ -244,9 +244,9 @@ def _check_indices(model) -> None:
     if name not in ranges.ENCODERS:
         return
     outputs = model.encoder.get("outputs")
-    maps = len(outputs) if outputs else ranges.STAGES
+    maps = len(outputs) if outputs else kinds.STAGES
     if name == "vit":
-        maps = ranges.STAGES if model.encoder.get("pyramid") else len(outputs or (0,))
+        maps = kinds.STAGES if model.encoder.get("pyramid") else len(outputs or (0,))
     for part in ("decoder", "auxiliary"):
         for field in ("in_index", "c1_index", "low_level") if model[part] else ():
             value = model[part].get(field)

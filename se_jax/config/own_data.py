@@ -9,6 +9,7 @@ from PIL import ExifTags, Image
 
 from se_jax.config.types import ConfigDict
 
+CLASSES = "classes.json"
 ENDINGS = (".jpg", ".jpeg", ".png")
 LOOKED_AT = 200  # images, evenly from all: their headers alone are read
 CROP = 512  # pixels: crops are no larger, a side
@@ -22,7 +23,7 @@ def folder(config: ConfigDict, directory) -> ConfigDict:
       FileNotFoundError: no such directory or classes.json, or no image. ValueError: classes.json has no classes.
     """
     directory = pathlib.Path(directory)
-    path = directory / "classes.json"
+    path = directory / CLASSES
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is no file; expected the directory of a data set with images/, annotations/ and classes.json"

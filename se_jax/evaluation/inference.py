@@ -40,7 +40,8 @@ from PIL import Image
 from se_jax import parallel
 from se_jax.evaluation import geometry
 from se_jax.evaluation.compilations import windows
-from se_jax.evaluation.protocol import Protocol, View
+from se_jax.evaluation.protocol import Protocol
+from se_jax.evaluation.seen import Seen
 from se_jax.losses.base import IGNORE
 
 MOST_SCORES = 2**30  # numbers, 4 GiB: of one window at stride 1, where scores are not resized logits
@@ -68,8 +69,13 @@ def _add(total, logits, rows, columns):
     """
     for axis, (start, matrix) in ((1, rows), (2, columns)):
         logits = lax.dynamic_slice_in_dim(logits, start, matrix.shape[1], axis)
-    half = jnp.einsum("uw,bhwk->bhuk", columns[1], logits, precision=lax.Precision.HIGHEST)
-    return total + jnp.einsum("th,bhuk->btuk", rows[1], half, precision=lax.Precision.HIGHEST)
+    return total + restored(logits, rows[1], columns[1])
+
+
+def restored(logits, rows, columns):
+    """A window's logits [b, h, w, K] on the pixels [b, t, u, K] that matrices [t, h] and [u, w] lead to."""
+    half = jnp.einsum("uw,bhwk->bhuk", columns, logits, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("th,bhuk->btuk", rows, half, precision=lax.Precision.HIGHEST)
 
 
 def _class_ids(scores):
@@ -167,7 +173,7 @@ class Inference:
             parallel.shard_batch(self.mesh, geometry.padded(images, map(geometry.bucket, images.shape[1:3]))),
             images.shape[1:3],
         )
-        seen = [_Seen(self, variables, *images, view, size) for view in views]
+        seen = [Seen(self, variables, *images, view, size) for view in views]
         shape = (images[0].shape[0], *map(self.tile_length, size), self.model.num_classes)
         for rows in self.tiles(size[0]):
             for columns in self.tiles(size[1]):
@@ -219,7 +225,7 @@ class Inference:
         size, images = image.shape[:2], self._as_seen(image[None])
         shown = images.shape[1:3]
         images = parallel.shard_batch(self.mesh, geometry.padded(images, map(geometry.bucket, shown)))
-        seen = _Seen(self, variables, images, shown, self.protocol.views(size)[0], size)
+        seen = Seen(self, variables, images, shown, self.protocol.views(size)[0], size)
         found = self._segments(variables, self._fit(seen.images, *seen.blends(0, 0)), seen.window, most)
         return {name: np.asarray(array)[0] for name, array in found.items()}
 
@@ -337,74 +343,3 @@ def build(model, protocol: Protocol, mesh=None) -> Inference:
 
 
 _build = functools.lru_cache(maxsize=8)(Inference)
-
-
-class _Seen:
-    """A batch in one view: computes the windows that a tile needs when it needs them, and keeps them while it does."""
-
-    def __init__(self, inference: Inference, variables, images, image_size, view: View, size):
-        self.inference, self.variables, self.images = inference, variables, images
-        self.image_size, self.view, self.size = image_size, view, size
-        if view.fitted is not None:
-            blends = (_padded(geometry.taps(*lengths)) for lengths in zip(image_size, view.fitted, strict=True))
-            self.images, self.image_size = inference._fit(images, *blends), view.fitted
-        self.window, self.starts = zip(*map(inference.protocol.windows, view.size, (0, 1)), strict=True)
-        self.kept = {}  # (i, j) -> logits of the window in row i and column j
-        self.matrices, self.bands = [], []  # for rows and for columns
-
-    def logits(self, rows: slice, columns: slice, total):
-        """`total` plus the view's logits on a tile."""
-        if not self.matrices:
-            self._start()
-        across = [(j, self._tile(1, j, columns)) for j in self._meeting(1, columns)]
-        for i in self._meeting(0, rows):
-            along = self._tile(0, i, rows)
-            for j, matrix in across:
-                total = self.inference._add(total, self._window(i, j), along, matrix)
-        return total
-
-    def forget(self, above: int) -> None:
-        """Lets go of the windows that no row of the image from `above` on needs."""
-        needed = set(self._meeting(0, slice(above, None)))
-        self.kept = {place: logits for place, logits in self.kept.items() if place[0] in needed}
-
-    def _meeting(self, axis: int, tile: slice) -> list[int]:
-        """Windows along an axis that matter in a tile."""
-        return np.flatnonzero(self.matrices[axis][:, tile].any(axis=(1, 2))).tolist()
-
-    def _tile(self, axis: int, window: int, tile: slice):
-        """(start, matrix) of a window on a tile, as `_add` takes them."""
-        matrix = self.matrices[axis][window, tile]
-        start = min(int(matrix.any(axis=0).argmax()), geometry.bucket(matrix.shape[1]) - self.bands[axis])
-        matrix = matrix[:, start : start + self.bands[axis]]
-        full = np.zeros((self.inference.tile_length(self.size[axis]), self.bands[axis]), np.float32)
-        full[: matrix.shape[0], : matrix.shape[1]] = matrix
-        return np.int32(start), full
-
-    def _start(self) -> None:
-        self._window(0, 0)  # only the network knows the size of its logits
-        align_corners = self.inference.model.align_corners
-        logits, sides = self.inference.logit_sizes[self.window], (False, self.view.mirrored)
-        lengths = zip(logits, self.window, self.starts, self.view.size, self.size, sides, strict=True)
-        self.matrices = [geometry.restoration(*given, mirrored, align_corners) for *given, mirrored in lengths]
-        self.bands = [geometry.band(m, self.inference.tiles(m.shape[1])) for m in self.matrices]
-
-    def _window(self, i: int, j: int):
-        if (i, j) not in self.kept:
-            self.kept[i, j] = self.inference.window_logits(self.variables, self.images, self.blends(i, j), self.window)
-        return self.kept[i, j]
-
-    def blends(self, i: int, j: int):
-        """What cuts the window in row i and column j out of the images, for rows and for columns."""
-        return [self._blend(0, self.starts[0][i], False), self._blend(1, self.starts[1][j], self.view.mirrored)]
-
-    def _blend(self, axis: int, start: int, mirrored: bool):
-        """`geometry.taps` of a window's pixels in the image, padded."""
-        fitted = geometry.taps(self.image_size[axis], self.view.size[axis])
-        return _padded([array[:: -1 if mirrored else 1][start : start + self.window[axis]] for array in fitted])
-
-
-def _padded(taps):
-    """`geometry.taps`, padded, as `_fit` takes them."""
-    lower, upper, share = (np.pad(array, (0, geometry.bucket(len(array)) - len(array))) for array in taps)
-    return lower, upper, share.astype(np.float32)

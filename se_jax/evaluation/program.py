@@ -4,14 +4,16 @@
 fitting, normalising, the network on every window, restoration. Both compute the same.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from se_jax.evaluation import geometry
-from se_jax.evaluation.inference import fit, shares
+from se_jax.evaluation.inference import fit, restored, shares
 from se_jax.evaluation.protocol import Protocol
 
 OUTPUTS = ("ids", "probabilities")
@@ -65,21 +67,15 @@ def program(model, variables, protocol: Protocol, size: tuple[int, int], outputs
         parts = [images[:, top : top + window[0], left : left + window[1]] for top, left in corners]
         found = model.apply(variables, model.normalize(jnp.concatenate(parts)))
         maps = found["logits"] if model.linear_scores else model.scores(found, window)
-        # A sum over windows of (rows of the image x rows of a window) window (columns of a window x of the image)
         rows, columns = (
             geometry.restoration(*lengths, False, model.align_corners)
             for lengths in zip(maps.shape[1:3], window, starts, view.size, size, strict=True)
         )
         if len(corners) == 1 and maps.shape[1:3] == size:  # nothing to restore
             return maps
-        tall, wide = jnp.asarray(rows), jnp.asarray(columns)
         maps = maps.reshape(len(starts[0]), len(starts[1]), -1, *maps.shape[1:])
-        total: Any = 0
-        for i, along in enumerate(tall):
-            for j, across in enumerate(wide):
-                half = jnp.einsum("uw,bhwk->bhuk", across, maps[i, j], precision=jax.lax.Precision.HIGHEST)
-                total += jnp.einsum("th,bhuk->btuk", along, half, precision=jax.lax.Precision.HIGHEST)
-        return total
+        parts = [restored(maps[i, j], rows[i], columns[j]) for i, j in np.ndindex(len(rows), len(columns))]
+        return functools.reduce(jnp.add, parts)
 
     if outputs == "probabilities":
         return lambda images: shares(model, 1, scores(images))

@@ -27,9 +27,8 @@ def moments(x):
     rounded = functools.partial(lax.reduce_precision, exponent_bits=8, mantissa_bits=bits - 1)
     shift = rounded(x[:, height // 2, width // 2].astype(jnp.float32))
     apart = x.astype(jnp.float32) - shift[:, None, None]
-    of_pixels = functools.partial(jnp.mean, axis=(0, 1, 2))
-    first, second = of_pixels(apart), of_pixels(jnp.square(apart))
-    products = of_pixels(shift[:, None, None] * apart)
+    first, second = channel_mean(apart), channel_mean(jnp.square(apart))
+    products = channel_mean(shift[:, None, None] * apart)
     shifts, squares = jnp.sum(shift, axis=0), jnp.sum(jnp.square(shift), axis=0)
     # from here on around one shift for all, as near to the mean as `bits` allow
     middle = rounded(shifts / images)
@@ -40,25 +39,33 @@ def moments(x):
     return middle + mean, jnp.maximum(square - jnp.square(mean), 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalize_batch(x, scale, bias, epsilon: float):
-    """[b, h, w, c] of any float -> (float32 y, mean, biased variance); the last two have no gradient."""
+def channel_mean(x):
+    """Mean over all but the last axis: [b, h, w, c] -> [c]."""
+    return jnp.mean(x, axis=(0, 1, 2))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def normalize_batch(x, scale, bias, epsilon: float, moments, channel_mean):
+    """[b, h, w, c] of any float -> (float32 y, mean, biased variance); the last two have no gradient.
+
+    moments, channel_mean: those of this module, or of `se_jax.models.cpu`.
+    """
     mean, var = moments(x)
     return (x.astype(jnp.float32) - mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
 
 
-def _forward(x, scale, bias, epsilon):
-    y, mean, var = cast(tuple, normalize_batch(x, scale, bias, epsilon))
+def _forward(x, scale, bias, epsilon, moments, channel_mean):
+    y, mean, var = cast(tuple, normalize_batch(x, scale, bias, epsilon, moments, channel_mean))
     return (y, mean, var), (x, scale, mean, lax.rsqrt(var + epsilon))
 
 
-def _backward(epsilon, saved, gradients):
+def _backward(epsilon, moments, channel_mean, saved, gradients):
     x, scale, mean, inverse = saved
     dy, count = gradients[0], x.size // x.shape[-1]
     normal = (x.astype(jnp.float32) - mean) * inverse
-    dbias, dscale = jnp.sum(dy, axis=(0, 1, 2)), jnp.sum(dy * normal, axis=(0, 1, 2))
-    dx = (dy - dbias / count - normal * (dscale / count)) * (inverse * scale)
-    return dx.astype(x.dtype), dscale, dbias
+    dbias, dscale = channel_mean(dy), channel_mean(dy * normal)
+    dx = (dy - dbias - normal * dscale) * (inverse * scale)
+    return dx.astype(x.dtype), dscale * count, dbias * count
 
 
 normalize_batch.defvjp(_forward, _backward)

@@ -137,7 +137,7 @@ def _row_sums(x, dy, rows: slice, source_rows: slice, across: list) -> list:
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _channel_mean(x):
+def channel_mean(x):
     """Mean over all but the last axis: [b, h, w, c] -> [c]."""
     return _channel_sum(x, 1 / (x.size // x.shape[-1]))
 
@@ -185,30 +185,11 @@ def _normalize_channels_backward(epsilon, saved, dy):
 normalize_channels.defvjp(_normalize_channels_forward, _normalize_channels_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalize_batch(x, scale, bias, epsilon: float):
-    """(normalised x, mean, biased variance); the last two are for the running statistics and have no gradient."""
+def moments(x):
+    """Mean and biased variance of [b, h, w, c] over all but the channels, float32 [c]."""
     x = x.astype(jnp.float32)
-    mean = _channel_mean(x)
-    var = _channel_mean(jnp.square(x - mean))
-    return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
-
-
-def _normalize_batch_forward(x, scale, bias, epsilon):
-    y, mean, var = cast(tuple, normalize_batch(x, scale, bias, epsilon))
-    return (y, mean, var), (x, scale, mean, lax.rsqrt(var + epsilon))
-
-
-def _normalize_batch_backward(epsilon, saved, gradients):
-    x, scale, mean, inverse = saved
-    dy, count = gradients[0], x.size // x.shape[-1]
-    normal = (x.astype(jnp.float32) - mean) * inverse
-    dbias, dscale = _channel_mean(dy), _channel_mean(dy * normal)
-    dx = (dy - dbias - normal * dscale) * (inverse * scale)
-    return dx.astype(x.dtype), dscale * count, dbias * count
-
-
-normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)
+    mean = channel_mean(x)
+    return mean, channel_mean(jnp.square(x - mean))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

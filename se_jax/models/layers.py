@@ -208,8 +208,9 @@ class BatchNorm(nn.Module):
                     f"BatchNorm {'/'.join(self.path)} got one value a channel in training (input {x.shape}); "
                     "its variance is undefined. Use a batch of at least 2 images."
                 )
-            normalize: Any = cpu.normalize_batch if on_cpu() else batch_norm.normalize_batch
-            y, mean, var = normalize(x, scale, bias, self.epsilon)
+            form = cpu if on_cpu() else batch_norm
+            normalize: Any = batch_norm.normalize_batch
+            y, mean, var = normalize(x, scale, bias, self.epsilon, form.moments, form.channel_mean)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * (count / (count - 1))
                 running_mean.value += self.momentum * (mean - running_mean.value)

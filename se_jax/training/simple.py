@@ -16,7 +16,6 @@ from se_jax.models import build
 from se_jax.models.names import find_encoder, find_head
 from se_jax.training.loop import train_and_evaluate
 
-CLASSES = "classes.json"
 KEYS = ("train", "val", "classes", "ignore")
 EXAMPLE = (
     '{"train": {"images": DIR, "masks": DIR}, "val": {"images": DIR, "masks": DIR}, '
@@ -87,7 +86,7 @@ def _folders(config: ConfigDict, data: Mapping[str, Any], out: pathlib.Path) -> 
     content = classes(data.get("classes"), data.get("ignore", ()))
     config.model.num_classes = len(content["classes"])
     config.data.update(name="folder", dir=os.path.abspath(out))
-    run.write_json(run.make(out, "out") / CLASSES, content)
+    run.write_json(run.make(out, "out") / own_data.CLASSES, content)
     return config.data.train_dirs[0]
 
 

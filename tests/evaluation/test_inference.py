@@ -165,14 +165,14 @@ def test_a_window_is_computed_once_and_kept_no_longer_than_needed(monkeypatch):
     programs = inference.Inference(Sampler(), Protocol("slide", (16, 16), (8, 8)), one_device())
     programs.tile = 16
     computed, kept = [], []
-    window_logits, forget = programs.window_logits, inference._Seen.forget
+    window_logits, forget = programs.window_logits, inference.Seen.forget
 
     def watched(self, above):
         kept.append(len(self.kept))
         forget(self, above)
 
     monkeypatch.setattr(programs, "window_logits", lambda *args: computed.append(args) or window_logits(*args))
-    monkeypatch.setattr(inference._Seen, "forget", watched)
+    monkeypatch.setattr(inference.Seen, "forget", watched)
     image = pictures((80, 24))[0]
     scores = assembled(programs, {}, image)
     assert len(computed) == 9 * 2 and max(kept) <= 3 * 2
