@@ -4,6 +4,7 @@ import os
 import pathlib
 import pickle
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -77,6 +78,28 @@ def test_without_pytorch_plain_tensors_are_read(name, tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(path.read_bytes()[: -path.stat().st_size // share])
         with pytest.raises(ValueError, match="damaged or cut off|no file of PyTorch"):
             files.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["zipped.pth", "stream.pth"])
+def test_without_pytorch_a_damaged_file_is_read_or_named(name, tmp_path, monkeypatch):
+    """Whatever a damaged pickle or archive raises."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    whole, path = (pathlib.Path(__file__).parent / "files" / name).read_bytes(), tmp_path / name
+    rng, named = np.random.default_rng(0), 0
+    for _ in range(400):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(0, len(whole), rng.integers(1, 4))] = rng.integers(0, 256)
+        path.write_bytes(damaged.tobytes())
+        try:
+            files.read(path)
+        except ValueError as error:
+            assert str(path) in str(error), error
+            named += 1
+    assert named > 100
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("letter.txt", "no weights")
+    with pytest.raises(ValueError, match="is no file of PyTorch's"):
+        files.read(path)
 
 
 def test_without_pytorch_the_way_round_is_told(tmp_path, monkeypatch):
