@@ -13,6 +13,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from absl import logging
 
 from se_jax.models import layers
 
@@ -98,6 +99,12 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def every_line_of_the_log():
+    """Commands, which tests call in their own process, set how much absl's log says: the next test hears all again."""
+    logging.get_absl_logger().setLevel("NOTSET")
 
 
 @pytest.fixture
