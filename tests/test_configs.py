@@ -109,7 +109,7 @@ def keys(config, path=""):
 # ---- All configs ----
 
 
-def test_every_config_makes_a_network_with_equalizers():
+def test_every_config_makes_a_network_with_equalizers(accelerator_form):
     for name in [name for name in FILES if name not in RECIPES]:
         config = get(name)
         model = build(config.model)

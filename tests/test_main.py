@@ -71,19 +71,11 @@ def test_a_value_of_another_type_is_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "override, message",
-    [
-        ("eval.scael=3", "no option eval.scael; did you mean eval.scale"),
-        ("data.dir.x=1", "no option data.dir.x: data.dir is '', which has no options"),
-        ("eval.batch_size=0", "eval.batch_size is 0; expected a whole number"),
-    ],
-)
-def test_the_options_of_an_evaluation_are_checked_too(tmp_path, override, message):
+def test_the_options_of_an_evaluation_are_checked_too(tmp_path):
     (tmp_path / "config.json").write_text(options.get_config().to_json())
-    done = call(f"--workdir={tmp_path}", f"--config.{override}", module="se_jax.evaluate")
+    done = call(f"--workdir={tmp_path}", "--config.eval.batch_size=0", module="se_jax.evaluate")
     assert done.returncode == 1
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert "eval.batch_size is 0; expected a whole number" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_missing_config_is_named(tmp_path):

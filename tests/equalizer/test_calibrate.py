@@ -30,7 +30,8 @@ BATCHES = batches()
 
 def fresh(model, side=65):
     """Variables as training starts from them."""
-    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, side, side, 3)))
+    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+    return tiny.fill(jax.eval_shape(model.init, jax.random.key(0), images), away=0.0)
 
 
 def equalized_sites(model, side):
@@ -80,6 +81,7 @@ def test_equalized_branches_have_mean_0_and_std_1(calibrated):
             assert abs(row.std - 1) < 0.3
 
 
+@pytest.mark.parametrize("calibrated", ["psp", "dupsampling", "eseg", "vw_mask2former"], indirect=True)
 def test_eight_devices_measure_what_one_measures(calibrated):
     model, variables, _, rows, side = calibrated
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -46,7 +46,7 @@ class TestEveryNetwork:
     def test_features_are_what_the_encoder_declares(self, network):
         model, variables, _ = network
         encoder = {name: part["encoder"] for name, part in variables.items() if "encoder" in part}
-        for size in ((64, 96), (65, 97), (97, 33)):
+        for size in ((64, 96), (97, 33)):
             size = tuple(-(-side // model.size_multiple) * model.size_multiple for side in size)
             images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
             maps = jax.eval_shape(model.encoder.apply, encoder, images)
@@ -62,7 +62,7 @@ class TestEveryNetwork:
         for size in (*sides, sides[0]):
             images = normalize(jnp.asarray(tiny.images(size=size)))
             outputs = forward(variables, images)
-            maps = jax.eval_shape(model.apply, variables, images)
+            maps = forward.eval_shape(variables, images)
             assert jax.tree.map(jnp.shape, outputs) == jax.tree.map(jnp.shape, maps)
             scores = jax.eval_shape(lambda outputs, size=size: model.scores(outputs, (size, size)), outputs)
             assert scores.shape == (2, size, size, tiny.CLASSES)

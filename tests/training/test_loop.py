@@ -58,6 +58,14 @@ def last_state(workdir):
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_fast():
+    """All runs: a few steps of a few pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "jit", parallel.jit_once)
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     """(workdir, result) of a run that was never stopped."""
@@ -182,7 +190,6 @@ def test_a_killed_run_goes_on_with_other_devices(whole_run, tmp_path, monkeypatc
         monkeypatch.setattr(loop, "fetch", kill)
         return train_and_evaluate(config, tmp_path / "run")
 
-    monkeypatch.setattr(parallel, "jit", parallel.jit_once)
     with pytest.raises(SystemError):
         go_on(4, 2, 2)
     with (tmp_path / "run" / "history.jsonl").open("a") as file:  # of later steps, whose checkpoints were not written
@@ -204,7 +211,6 @@ def test_a_signal_while_calibrating_ends_the_run_before_its_first_step(tmp_path,
             os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(parallel, "jit", parallel.jit_once)
     monkeypatch.setattr(loop.start.data_pipelines, "calibration_batches", killing)
     with pytest.raises(Stopped, match="before the first step"):
         train_and_evaluate(tiny_config(), tmp_path)
@@ -242,8 +248,7 @@ def test_another_config_is_refused(whole_run):
         train_and_evaluate(config, whole_run[0])
 
 
-def test_the_arms_of_a_comparison_start_from_the_same_function(whole_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "jit", parallel.jit_once)
+def test_the_arms_of_a_comparison_start_from_the_same_function(whole_run, tmp_path):
     config = tiny_config(mode="folded")
     config.num_steps = 1
     train_and_evaluate(config, tmp_path)
@@ -252,8 +257,7 @@ def test_the_arms_of_a_comparison_start_from_the_same_function(whole_run, tmp_pa
     assert "equalizer" not in checkpoints.load_for_inference(tmp_path)[1]
 
 
-def test_a_run_starts_from_another_and_stops_where_it_diverges(whole_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "jit", parallel.jit_once)
+def test_a_run_starts_from_another_and_stops_where_it_diverges(whole_run, tmp_path):
     config = tiny_config(mode="none")
     config.init_from = str(whole_run[0])
     config.optimizer.learning_rate = 1e30
