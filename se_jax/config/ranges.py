@@ -78,6 +78,7 @@ OPTIONS = {
     "eval.window": optional(size("(height, width)")),
     "eval.stride": optional(size("(height, width)")),
     "eval.tta": FLAG,
+    "eval.per_image": FLAG,
     "checkpoint.every_steps": STEPS,
     "checkpoint.keep": whole(1, MOST),
     "checkpoint.best": TEXT,

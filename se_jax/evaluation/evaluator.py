@@ -20,6 +20,7 @@ from se_jax import parallel, run
 from se_jax.config.check import check
 from se_jax.evaluation import inference
 from se_jax.evaluation.compilations import announcement
+from se_jax.evaluation.image_table import ImageTable
 from se_jax.evaluation.metrics import ConfusionMatrix, Metric
 from se_jax.evaluation.protocol import protocol
 from se_jax.evaluation.worst_images import WorstImages
@@ -65,14 +66,24 @@ class Evaluation(NamedTuple):
             files |= metric.arrays(total)
         return files
 
+    def tables(self) -> dict[str, list[list]]:
+        """{name of a .csv file: its rows} of all metrics."""
+        files = {}
+        for metric, total in zip(self.metrics, self.totals, strict=True):
+            files |= metric.tables(total)
+        return files
 
-def default_metrics(labels, source) -> tuple[Metric, ...]:
-    """The confusion matrix with its scores, and each class's worst images.
+
+def default_metrics(labels, source, config) -> tuple[Metric, ...]:
+    """The confusion matrix with its scores, each class's worst images, and what else `config`, config.eval, asks for.
 
     source, labels: `data.val` and `data.labels` of `data_pipelines.build`.
     """
-    palette = tuple(map(tuple, np.asarray(labels.palette).tolist()))
-    return ConfusionMatrix(tuple(labels.names), palette), WorstImages(tuple(labels.names), source.image_name)
+    names, palette = tuple(labels.names), tuple(map(tuple, np.asarray(labels.palette).tolist()))
+    metrics = (ConfusionMatrix(names, palette), WorstImages(names, source.image_name))
+    if config.get("per_image", False):
+        metrics += (ImageTable(names, source.image_name, len(source)),)
+    return metrics
 
 
 def places(config, mesh) -> int:
@@ -136,7 +147,7 @@ def evaluate(
     if model.num_classes != labels.num_classes:
         raise ValueError(f"the network has {model.num_classes} classes, but the data set has {labels.num_classes}")
     mesh = parallel.make_mesh() if mesh is None else mesh
-    metrics = tuple(metrics) or default_metrics(labels, source)
+    metrics = tuple(metrics) or default_metrics(labels, source, config)
     programs = inference.build(model, protocol(config), mesh)
     variables = _on_devices(variables, mesh)
     found = Evaluation(metrics, tuple(metric.empty() for metric in metrics))
@@ -205,14 +216,16 @@ def table(result: dict) -> str:
 def measure(model, variables, data, config, mesh, metrics, prefix, each=nothing, **said) -> dict:
     """`evaluate` over `data.val`, as `config` says: what metrics.json holds, with `said` in it.
 
-    The first process writes the metrics' arrays to files whose paths start with `prefix`. each: called before every
-    batch.
+    The first process writes the metrics' arrays and tables to files whose paths start with `prefix`. each: called
+    before every batch.
     """
     options = {"metrics": metrics, "on_error": config.data.on_error, "each": each}
     found = evaluate(model, variables, data.val, data.labels, config.eval, mesh, **options)
     if jax.process_index() == 0:
         for name, arrays in found.arrays().items():
             run.write_arrays(f"{prefix}{name}.npz", arrays)
+        for name, rows in found.tables().items():
+            run.write_table(f"{prefix}{name}.csv", rows)
     return found.result(**said)
 
 
@@ -288,7 +301,7 @@ def evaluate_run(config, variables, workdir, checkpoint: str, metrics: Sequence[
     check(config)
     mesh, workdir = parallel.make_mesh(config), pathlib.Path(workdir)
     data, model, how = data_pipelines.build(config.data), build(config.model), protocol(config.eval)
-    metrics = tuple(metrics) or default_metrics(data.labels, data.val)
+    metrics = tuple(metrics) or default_metrics(data.labels, data.val, config.eval)
     variables = _on_devices(variables, mesh)
     data_set = {key: config.data.get(key) for key in ("name", "dir", "val_split")}
     said = {"checkpoint": checkpoint, "protocol": dataclasses.asdict(how), "data_set": data_set}

@@ -6,6 +6,7 @@ Counts are int32 on the device for a batch and int64 on the host for a data set:
 import abc
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,6 +54,10 @@ class Metric(abc.ABC):
 
     def arrays(self, total) -> dict[str, dict[str, np.ndarray]]:
         """{name of an .npz file: its arrays}, which a run keeps for its report."""
+        return {}
+
+    def tables(self, total) -> dict[str, list[list]]:
+        """{name of a .csv file: its rows, the heads first}, for people."""
         return {}
 
     def examples(self, result: dict) -> list[int]:
@@ -114,6 +119,24 @@ class Accuracy(Metric):
     def compute(self, total):
         eps = np.finfo(np.float32).eps
         return {"accuracy": float((np.float32(total["correct"]) + eps) / (np.float32(total["labelled"]) + eps))}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageAreas(Metric):
+    """What metrics of single images share: of every image of a batch `areas`, int32 [b, 2, K].
+
+    Attributes:
+      names: of the classes. image_name: index of an image -> its file.
+    """
+
+    names: tuple[str, ...]
+    image_name: Callable[[int], str]
+
+    def init(self, images):
+        return jnp.zeros((images, 2, len(self.names)), jnp.int32)
+
+    def update(self, state, scores, label):
+        return state + areas(jnp.argmax(scores, axis=-1), label, len(self.names))
 
 
 def confusion_matrix(prediction, label, num_classes: int):
