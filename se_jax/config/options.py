@@ -79,6 +79,7 @@ def get_config() -> ConfigDict:
         "stride": config_dict.placeholder(tuple),  # (height, width) from window to window, 'slide' only
         "tta": False,  # mean of 12 views: 0.5 to 1.75 times the image's own size (not `scale`), plain and mirrored
         "per_image": False,  # write per_image.csv, the scores of every image
+        "boundary_iou": False,  # measure boundary IoU, too
     }
     config.checkpoint = {
         "every_steps": 1000,  # also at every evaluation

@@ -79,6 +79,7 @@ OPTIONS = {
     "eval.stride": optional(size("(height, width)")),
     "eval.tta": FLAG,
     "eval.per_image": FLAG,
+    "eval.boundary_iou": FLAG,
     "checkpoint.every_steps": STEPS,
     "checkpoint.keep": whole(1, MOST),
     "checkpoint.best": TEXT,

@@ -19,6 +19,7 @@ from absl import logging
 from se_jax import parallel, run
 from se_jax.config.check import check
 from se_jax.evaluation import inference
+from se_jax.evaluation.boundary_iou import BoundaryIoU
 from se_jax.evaluation.compilations import announcement
 from se_jax.evaluation.image_table import ImageTable
 from se_jax.evaluation.metrics import ConfusionMatrix, Metric
@@ -83,6 +84,8 @@ def default_metrics(labels, source, config) -> tuple[Metric, ...]:
     metrics = (ConfusionMatrix(names, palette), WorstImages(names, source.image_name))
     if config.get("per_image", False):
         metrics += (ImageTable(names, source.image_name, len(source)),)
+    if config.get("boundary_iou", False):
+        metrics += (BoundaryIoU(names),)
     return metrics
 
 
@@ -193,21 +196,30 @@ def compilations(programs: inference.Inference) -> str:
     return f"{counts.total()} compilations ({parts})"
 
 
+COLUMNS = {"IoU %": ("iou", "miou"), "Acc %": ("acc", "macc"), "BIoU %": ("boundary_iou", "boundary_miou")}
+
+
 def table(result: dict) -> str:
-    """The per-class table of a `result`, in percent; a mean over fewer classes says so."""
+    """The per-class table of a `result`, in percent; a mean over fewer classes says so. BIoU is boundary IoU."""
+    columns = {head: keys for head, keys in COLUMNS.items() if keys[0] in result}
 
-    def percent(value):
-        return f"{'-' if value is None else format(100 * value, '.2f'):>7}"
+    def cells(values) -> str:
+        return "".join(f"  {'-' if value is None else format(100 * value, '.2f'):>7}" for value in values)
 
-    means = [(mean_of(result["iou"]), percent(result["miou"]), percent(result["macc"]))]
-    if (of_accuracy := mean_of(result["acc"])) != means[0][0]:  # a class that is predicted only has an IoU of 0
-        blank = " " * 7
-        means = [(means[0][0], means[0][1], blank), (of_accuracy, blank, means[0][2])]
-    width = max(len(name) for name in (*result["iou"], "all pixels", *(mean[0] for mean in means)))
-    lines = [f"{'class':<{width}}  {'IoU %':>7}  {'Acc %':>7}", "-" * (width + 18)]
-    lines += [f"{n:<{width}}  {percent(v)}  {percent(result['acc'][n])}" for n, v in result["iou"].items()]
-    lines += ["-" * (width + 18), *(f"{name:<{width}}  {iou}  {acc}" for name, iou, acc in means)]
-    return "\n".join(lines + [f"{'all pixels':<{width}}  {'':>7}  {percent(result['aacc'])}"])
+    means = {}  # what it is called -> the columns; a class that is predicted only has an IoU of 0, and no accuracy
+    for head, (values, _) in columns.items():
+        means.setdefault(mean_of(result[values]), []).append(head)
+    width = max(len(name) for name in (*result["iou"], "all pixels", *means))
+    rule = "-" * (width + 9 * len(columns))
+    lines = [f"{'class':<{width}}" + "".join(f"  {head:>7}" for head in columns), rule]
+    for name in result["iou"]:
+        lines.append(f"{name:<{width}}" + cells(result[values][name] for values, _ in columns.values()))
+    lines.append(rule)
+    for name, heads in means.items():
+        own = (cells([result[mean]]) if head in heads else " " * 9 for head, (_, mean) in columns.items())
+        lines.append(f"{name:<{width}}" + "".join(own))
+    pixels = (cells([result["aacc"]]) if head == "Acc %" else " " * 9 for head in columns)
+    return "\n".join([*lines, f"{'all pixels':<{width}}" + "".join(pixels)])
 
 
 # ---- What an evaluation leaves in a workdir ----

@@ -7,7 +7,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,17 @@ from se_jax.losses.base import IGNORE
 class Metric(abc.ABC):
     """One metric, or several that share their counts; hashable, as a frozen dataclass is, since programs hold it.
 
-    A batch is counted tile by tile: `init`, then `update` with every tile. The host adds the batches up by `add` and
-    makes the numbers by `compute`. By default states are counts that add up.
+    A batch is counted tile by tile: `init`, then `update` with every tile, or, of a metric that is `whole`,
+    `update_whole` with the whole images. The host adds the batches up by `add` and makes the numbers by `compute`. By
+    default states are counts that add up.
     """
+
+    whole: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, images: int):
         """The state before the first tile of a batch of so many images: a tree of arrays."""
 
-    @abc.abstractmethod
     def update(self, state, scores, label):
         """The state after one more tile; traced.
 
@@ -35,6 +37,16 @@ class Metric(abc.ABC):
           scores: float32 [b, h, w, K], what the network makes of the tile; the highest one is the pixel's class.
           label: [b, h, w] integer ids, or 255 (ignored, or outside the image).
         """
+        return state
+
+    def update_whole(self, state, ids, label, size):
+        """The state after the images of a batch, for what pixels far from each other decide; traced.
+
+        Args:
+          ids: uint8 [b, h, w], the predicted classes. label: uint8 [b, h, w], as of `update`.
+          size: int32 [2], (height, width) of the images, which lie in the upper left corner of both.
+        """
+        return state
 
     def empty(self):
         """The total before the first batch: zeros, int64 for counts."""

@@ -17,6 +17,7 @@ from se_jax import parallel
 from se_jax.config import recipes
 from se_jax.evaluation import evaluator as evaluate
 from se_jax.evaluation import inference
+from se_jax.evaluation.boundary_iou import BoundaryIoU
 from se_jax.evaluation.image_table import ImageTable
 from se_jax.evaluation.metrics import MEANS, Accuracy, ConfusionMatrix, confusion_matrix, numbers, scores
 from se_jax.evaluation.protocol import Protocol, protocol
@@ -74,7 +75,7 @@ def source():
 
 
 def config(batch_size=3, scale=None):
-    return ConfigDict({"batch_size": batch_size, "scale": scale, "per_image": True})
+    return ConfigDict({"batch_size": batch_size, "scale": scale, "per_image": True, "boundary_iou": True})
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,34 @@ def test_an_image_that_could_not_be_read_has_no_row():
     assert metric.tables(total)["per_image"][1:] == [["2", 2, "0.333333", "0.500000", "0.333333", ""]]
     total = metric.add(total, np.zeros((1, 2, 2), int), np.array([0]))  # one without a labelled pixel has
     assert metric.tables(total)["per_image"][1] == ["0", 0, "", "", "", ""]
+
+
+def test_boundaries_are_of_whole_images(network, predictions, counted, source):
+    metric = BoundaryIoU(LABELS.names)
+    jitted = jax.jit(metric.update_whole)
+
+    def expected(i):
+        mask, label = (
+            np.pad(x, [(0, 32 - side) for side in x.shape], constant_values=255)
+            for x in (predictions[i], source.labels[i])
+        )
+        return jitted(metric.init(1), mask[None], label[None], np.array(source.size(i)))
+
+    np.testing.assert_array_equal(counted.totals[-1], sum(np.asarray(expected(i)) for i in range(len(source))))
+    assert counted.result()["boundary_miou"] > 0 and "BIoU" in evaluate.table(counted.result())
+
+    class Tiled(inference.Inference):
+        """Scores of a known prediction, in tiles of 8 x 8."""
+
+        def scores(self, variables, images, views=None, size=None):
+            for rows in self.tiles(images.shape[1]):
+                for columns in self.tiles(images.shape[2]):
+                    yield rows, columns, jax.nn.one_hot(predictions[0][None, rows, columns], CLASSES)
+
+    programs = Tiled(network[0], Protocol(), parallel.make_mesh(devices=jax.devices()[:1]))
+    programs.tile = 8
+    batch = {"image": source.images[0][None], "label": source.labels[0][None], "index": np.array([0], np.int32)}
+    np.testing.assert_array_equal(programs.count((metric,), None, batch)[1][0], expected(0))
 
 
 @pytest.mark.parametrize("devices, batch_size", [(8, 8), (8, 3), (1, 11)])
