@@ -103,6 +103,9 @@ def data() -> dict:
         # of 16-bit images, the bits that the camera uses (9 to 16): values are scaled to 8 bits; 8: they are refused
         "image_bits": 8,
         "cache": False,  # keep decoded training images: 4 bytes a pixel, in half of the free memory at most
+        # classes that a smaller share of the training images holds are shown more often, by LVIS's repeat factors, e.g.
+        # 0.1; 0: every image once an epoch
+        "repeat_threshold": 0.0,
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to first; None: their own size
         "ratio_range": (0.5, 2.0),  # then resized by a random ratio
         # instead: to a shorter side that is drawn from these, the longer one being at most longest_side; detectron2's

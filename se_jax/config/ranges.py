@@ -91,6 +91,7 @@ OPTIONS = {
     "data.max_pixels": whole(1, 178_000_000),
     "data.image_bits": whole(8, 16),
     "data.cache": FLAG,
+    "data.repeat_threshold": SHARE,
     "data.scale": optional(size("(width, height)")),
     "data.ratio_range": several(number(0.01, 100), 2, 2),
     "data.short_sides": several(whole(1, 65_536)),
