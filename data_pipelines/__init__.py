@@ -11,6 +11,8 @@ import os
 import pkgutil
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from data_pipelines.quiet import no_greetings
 
 with no_greetings():
@@ -21,9 +23,10 @@ tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
 from data_pipelines import ade20k, cityscapes, pascal_context, shapes, voc2012  # noqa: E402
-from data_pipelines.counts import Counts, check_counts, count_pixels  # noqa: E402
+from data_pipelines.counts import Counts, check_counts, count_pixels, presence  # noqa: E402
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec  # noqa: E402
 from data_pipelines.official import Official  # noqa: E402
+from data_pipelines.order import repeat_factors  # noqa: E402
 from data_pipelines.pictures import MOST_PIXELS  # noqa: E402
 from data_pipelines.pipeline import calibration_batches, eval_batches, train_batches  # noqa: E402
 from data_pipelines.records import is_prepared, located  # noqa: E402
@@ -78,6 +81,7 @@ class Data:
 
     pixels: {'train', 'val': what was counted in the annotations}; empty for generated pictures.
     warnings: what a report must say of them, such as a class without a pixel.
+    repeats: float64 [len(train)], how often an image comes in an epoch of training, on average; None: each once.
     """
 
     train: Source
@@ -85,12 +89,13 @@ class Data:
     labels: LabelSpec
     pixels: Mapping[str, Counts] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    repeats: np.ndarray | None = None
 
 
 def build(config) -> Data:
     """Opens the data set that config.data describes and counts the pixels of every class in its annotations.
 
-    All annotations of a small split are read, a sample of a large one.
+    All annotations of a small split are read, a sample of a large one; all of the training split with repeat_threshold.
     A data set of somebody else's is named by where it can be imported: 'package.module:function', which makes a Data of
     config.data.
 
@@ -99,6 +104,15 @@ def build(config) -> Data:
     no labelled pixel, or one class only.
     """
     check_config(config)
+    data = _opened(config)
+    if threshold := config.get("repeat_threshold", 0.0):
+        held = presence(data.train, data.labels, config.on_error)
+        data = dataclasses.replace(data, repeats=repeat_factors(held, threshold))
+    return data
+
+
+def _opened(config) -> Data:
+    """What `build` gives, without repeats."""
     if ":" in config.name:
         return _counted(_imported(config), config)
     if config.name == "shapes":
@@ -253,6 +267,7 @@ def check_config(config) -> None:
     if "rotate" in config:
         angle = isinstance(config.rotate, (int, float)) and 0 <= config.rotate <= 180
         require("rotate", angle, "an angle in degrees, of 0 to 180")
+    require("repeat_threshold", is_share(config.get("repeat_threshold", 0.0)), "a share in [0, 1]")
     for option in ("flip_vertical", "grey", "blur", "cutout", "cutout_size", "cutmix", "classmix"):
         require(option, is_share(config.get(option, 0.0)), "a probability or share in [0, 1]")
     if config.get("cutmix", 0.0) + config.get("classmix", 0.0) > 1:

@@ -31,7 +31,7 @@ def page(config, count: int) -> str:
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed!r}; expected a whole number of 0 to {2**32 - 1:,}")
     data = data_pipelines.build(config.get("data"))
-    order = training_order(len(data.train), seed=seed, first=0, last=count)
+    order = training_order(data, seed=seed, first=0, last=count)
     figures, shares = [], np.zeros(data.labels.num_classes)
     for batch in data_pipelines.train_batches(data, config.data, seed=seed, start_step=0):
         for image, label, size in zip(batch["image"], batch["label"], batch["size"], strict=True):

@@ -76,6 +76,21 @@ def count_pixels(source: Source, labels: LabelSpec, on_error: str = "stop", most
     return found
 
 
+def presence(source: Source, labels: LabelSpec, on_error: str = "stop") -> np.ndarray:
+    """bool [n, K]: which classes each of the n annotations holds; all are read, progress goes to stderr.
+
+    Of an annotation that cannot be read: none, if on_error is 'skip'. Raises DataError for it otherwise.
+    """
+    found = np.zeros((len(source), labels.num_classes), bool)
+    each = progress(_each(source, labels, range(len(source))), len(source), source.name, "looking for rare classes in")
+    for row, one in zip(found, each, strict=True):
+        if isinstance(one, _One):
+            row[:] = one.train[: labels.num_classes] > 0
+        elif on_error == "stop" or isinstance(one, LabelError):
+            raise one
+    return found
+
+
 def check_counts(train: Counts, val: Counts, labels: LabelSpec) -> list[str]:
     """Warnings about classes without a pixel, one a split.
 

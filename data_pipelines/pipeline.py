@@ -15,6 +15,7 @@ from data_pipelines import mixing, transforms
 from data_pipelines.cache import Cache
 from data_pipelines.effects import Effects
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec
+from data_pipelines.order import Order
 from data_pipelines.sources import Source, read_example
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -33,8 +34,8 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless training batches from step `start_step` on; the batch of step k is a function of (seed, k) alone.
 
-    Each epoch is a fresh permutation, every image once; a batch may span two epochs. The processes' batches put
-    together in their order are the batch of a single process.
+    Each epoch is a fresh permutation, every image once, or as often as data.repeats says (`order.Order`); a batch may
+    span two epochs. The processes' batches put together in their order are the batch of a single process.
 
     Yields:
       'image' uint8 [b, H, W, 3] RGB, 'label' uint8 [b, H, W] of train ids, 'size' int32 [b, 2]: (h, w) of the content,
@@ -45,11 +46,11 @@ def train_batches(
     for an id outside the label table always.
     """
     local = _local_size(config.batch_size, process_count, "data.batch_size")
-    count = len(data.train)
+    order = Order(len(data.train), data.repeats)
 
     def example(place):
         position = (place // local) * config.batch_size + process_index * local + place % local
-        return _augmented(data, config, seed, _TRAINING, position // count, position % count)
+        return _augmented(data, config, order, seed, _TRAINING, position // order.length, position % order.length)
 
     places = tf.data.Dataset.range(start_step * local, tf.int64.max)
     return _deliver(_batched(places, example, local), data.train, config.on_error)
@@ -65,6 +66,7 @@ def calibration_batches(
     """
     local = _local_size(config.batch_size, process_count, "data.batch_size")
     count = len(data.train)
+    order = Order(count)
     wanted = count if max_images is None else min(count, max_images)
     if wanted < 1:
         raise DataError(f"max_images must be at least 1, found {max_images}")
@@ -72,7 +74,7 @@ def calibration_batches(
 
     def example(place):
         position = (place // local) * config.batch_size + process_index * local + place % local
-        element = _augmented(data, config, seed, _CALIBRATION, 0, position % wanted)
+        element = _augmented(data, config, order, seed, _CALIBRATION, 0, position % wanted)
         return element | {"valid": (position < wanted) & (element["status"] == _READ)}
 
     return _deliver(_batched(tf.data.Dataset.range(steps * local), example, local), data.train, config.on_error)
@@ -125,12 +127,13 @@ def train_examples(data, config, *, seed: int, stage: str) -> Iterator[np.ndarra
 
     stage: 'read' gives the number of bytes, 'decode' the size, 'augment' the augmented image. Errors are not looked at.
     """
-    count = len(data.train)
+    order = Order(len(data.train), data.repeats)
 
     def example(place):
+        where = place // order.length, place % order.length
         if stage == "augment":
-            return _augmented(data, config, seed, _TRAINING, place // count, place % count)["image"]
-        index, _ = _shuffled(count, seed, _TRAINING, place // count, place % count)
+            return _augmented(data, config, order, seed, _TRAINING, *where)["image"]
+        index, _, _ = order.at(seed, _TRAINING, *where)
         if stage == "decode":
             return tf.shape(_tensors(lambda index: _load(data.train, data.labels, int(index)), index)["image"])
         return tf.numpy_function(lambda index: sum(map(len, data.train[int(index)][:2])), [index], tf.int64)
@@ -138,44 +141,38 @@ def train_examples(data, config, *, seed: int, stage: str) -> Iterator[np.ndarra
     return _mapped(tf.data.Dataset.range(tf.int64.max), example).as_numpy_iterator()
 
 
-def _augmented(data, config, seed: int, stream: int, epoch, position) -> dict[str, tf.Tensor]:
-    """The training example at `position` of `epoch`'s permutation, perhaps with a part of another one."""
-    count = len(data.train)
-    index, key = _shuffled(count, seed, stream, epoch, position)
-    element = _crop(data, config, key, index)
+def _augmented(data, config, order: Order, seed: int, stream: int, epoch, position) -> dict[str, tf.Tensor]:
+    """The training example at `position` of the epoch, perhaps with a part of another one."""
+    index, slot, key = order.at(seed, stream, epoch, position)
+    element = _crop(data, config, key, slot, index)
     cutmix, mixed = config.get("cutmix", 0.0), config.get("cutmix", 0.0) + config.get("classmix", 0.0)
     if not mixed:
         return element
-    other, own = _shuffled(count, seed, stream + _MIXING, epoch, position)
+    other, other_slot, own = order.at(seed, stream + _MIXING, epoch, position)
     draws = _random.stateless_fold_in(own, position, alg="philox")
     draws = tf.random.stateless_uniform([mixing.NUMBERS + IGNORE], draws, alg="philox")
     paste = functools.partial(mixing.mix, element, draws=draws, cutmix=cutmix)
-    return tf.cond(draws[0] < mixed, lambda: paste(other=_crop(data, config, own, other)), lambda: element)
+    return tf.cond(draws[0] < mixed, lambda: paste(other=_crop(data, config, own, other_slot, other)), lambda: element)
 
 
-def _crop(data, config, key: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The example of that index, augmented by the random numbers that `key` and the index give."""
+def _crop(data, config, key: tf.Tensor, slot: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The example of that index, augmented by the random numbers that `key` and the slot give."""
     cache = data.train.decoded if config.cache else None
 
     def load(index):
         return _load(data.train, data.labels, int(index), cache, substitute=config.on_error == "skip")
 
     element = _tensors(load, index)
-    key = _random.stateless_fold_in(key, index, alg="philox")
+    key = _random.stateless_fold_in(key, slot, alg="philox")
     options = transforms.Augmentation(**augmentation_options(config))
     return element | transforms.augment(element["image"], element["label"], key, options)
 
 
-def _shuffled(count: int, seed: int, stream: int, epoch, position) -> tuple[tf.Tensor, tf.Tensor]:
-    """The index at `position` of `epoch`'s permutation of `count` examples, and the epoch's random key."""
-    key = tf.constant([seed, stream], tf.int64)
-    key = _random.stateless_fold_in(key, tf.cast(epoch, tf.int64), alg="philox")
-    return _random.index_shuffle(position, key, count - 1), key
-
-
-def training_order(count: int, *, seed: int, first: int, last: int) -> list[int]:
-    """Which of `count` examples train_batches(seed=seed) shows from place `first` to before `last`."""
-    return [int(_shuffled(count, seed, _TRAINING, place // count, place % count)[0]) for place in range(first, last)]
+def training_order(data, *, seed: int, first: int, last: int) -> list[int]:
+    """Which of data.train's examples train_batches(seed=seed) shows from place `first` to before `last`."""
+    order = Order(len(data.train), data.repeats)
+    places = (divmod(place, order.length) for place in range(first, last))
+    return [int(order.at(seed, _TRAINING, *place)[0]) for place in places]
 
 
 def _tensors(load: Callable, index: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -5,9 +5,11 @@ in it at a time (`lock`).
 """
 
 import contextlib
+import csv
 import datetime
 import errno
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -33,7 +35,7 @@ SAMPLES = "samples.npz"  # pictures of the report
 SEGMENTS = "segments.npz"  # the masks that a prediction is made of, where it is
 REPORT = "report.html"
 CONFUSION, WORST = "confusion.npz", "worst.npz"
-EVALUATION = "evaluation"  # with a suffix: .json, .html, _confusion.npz, _worst.npz
+EVALUATION = "evaluation"  # with a suffix: .json, .html, _confusion.npz, _worst.npz, _per_image.csv
 CONSTANTS = ("constants.npz", "constants.json")  # of a command that fits constants
 IMPORT = "import.json"  # what became of an imported checkpoint
 
@@ -97,6 +99,13 @@ def write_text(path, text: str) -> pathlib.Path:
 def write_json(path, content: Any) -> pathlib.Path:
     """Writes a JSON file."""
     return write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_table(path, rows: list[list]) -> pathlib.Path:
+    """Writes a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return write_text(path, text.getvalue())
 
 
 def write_arrays(path, arrays: dict[str, np.ndarray]) -> pathlib.Path:

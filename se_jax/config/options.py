@@ -78,6 +78,8 @@ def get_config() -> ConfigDict:
         "window": config_dict.placeholder(tuple),  # (height, width), 'slide' and 'spread'
         "stride": config_dict.placeholder(tuple),  # (height, width) from window to window, 'slide' only
         "tta": False,  # mean of 12 views: 0.5 to 1.75 times the image's own size (not `scale`), plain and mirrored
+        "per_image": False,  # write per_image.csv, the scores of every image
+        "boundary_iou": False,  # measure boundary IoU, too
     }
     config.checkpoint = {
         "every_steps": 1000,  # also at every evaluation
@@ -101,6 +103,9 @@ def data() -> dict:
         # of 16-bit images, the bits that the camera uses (9 to 16): values are scaled to 8 bits; 8: they are refused
         "image_bits": 8,
         "cache": False,  # keep decoded training images: 4 bytes a pixel, in half of the free memory at most
+        # classes that a smaller share of the training images holds are shown more often, by LVIS's repeat factors, e.g.
+        # 0.1; 0: every image once an epoch
+        "repeat_threshold": 0.0,
         "scale": config_dict.placeholder(tuple),  # (width, height) images are fitted to first; None: their own size
         "ratio_range": (0.5, 2.0),  # then resized by a random ratio
         # instead: to a shorter side that is drawn from these, the longer one being at most longest_side; detectron2's

@@ -19,7 +19,9 @@ from absl import logging
 from se_jax import parallel, run
 from se_jax.config.check import check
 from se_jax.evaluation import inference
+from se_jax.evaluation.boundary_iou import BoundaryIoU
 from se_jax.evaluation.compilations import announcement
+from se_jax.evaluation.image_table import ImageTable
 from se_jax.evaluation.metrics import ConfusionMatrix, Metric
 from se_jax.evaluation.protocol import protocol
 from se_jax.evaluation.worst_images import WorstImages
@@ -65,14 +67,26 @@ class Evaluation(NamedTuple):
             files |= metric.arrays(total)
         return files
 
+    def tables(self) -> dict[str, list[list]]:
+        """{name of a .csv file: its rows} of all metrics."""
+        files = {}
+        for metric, total in zip(self.metrics, self.totals, strict=True):
+            files |= metric.tables(total)
+        return files
 
-def default_metrics(labels, source) -> tuple[Metric, ...]:
-    """The confusion matrix with its scores, and each class's worst images.
+
+def default_metrics(labels, source, config) -> tuple[Metric, ...]:
+    """The confusion matrix with its scores, each class's worst images, and what else `config`, config.eval, asks for.
 
     source, labels: `data.val` and `data.labels` of `data_pipelines.build`.
     """
-    palette = tuple(map(tuple, np.asarray(labels.palette).tolist()))
-    return ConfusionMatrix(tuple(labels.names), palette), WorstImages(tuple(labels.names), source.image_name)
+    names, palette = tuple(labels.names), tuple(map(tuple, np.asarray(labels.palette).tolist()))
+    metrics = (ConfusionMatrix(names, palette), WorstImages(names, source.image_name))
+    if config.get("per_image", False):
+        metrics += (ImageTable(names, source.image_name, len(source)),)
+    if config.get("boundary_iou", False):
+        metrics += (BoundaryIoU(names),)
+    return metrics
 
 
 def places(config, mesh) -> int:
@@ -136,7 +150,7 @@ def evaluate(
     if model.num_classes != labels.num_classes:
         raise ValueError(f"the network has {model.num_classes} classes, but the data set has {labels.num_classes}")
     mesh = parallel.make_mesh() if mesh is None else mesh
-    metrics = tuple(metrics) or default_metrics(labels, source)
+    metrics = tuple(metrics) or default_metrics(labels, source, config)
     programs = inference.build(model, protocol(config), mesh)
     variables = _on_devices(variables, mesh)
     found = Evaluation(metrics, tuple(metric.empty() for metric in metrics))
@@ -182,21 +196,30 @@ def compilations(programs: inference.Inference) -> str:
     return f"{counts.total()} compilations ({parts})"
 
 
+COLUMNS = {"IoU %": ("iou", "miou"), "Acc %": ("acc", "macc"), "BIoU %": ("boundary_iou", "boundary_miou")}
+
+
 def table(result: dict) -> str:
-    """The per-class table of a `result`, in percent; a mean over fewer classes says so."""
+    """The per-class table of a `result`, in percent; a mean over fewer classes says so. BIoU is boundary IoU."""
+    columns = {head: keys for head, keys in COLUMNS.items() if keys[0] in result}
 
-    def percent(value):
-        return f"{'-' if value is None else format(100 * value, '.2f'):>7}"
+    def cells(values) -> str:
+        return "".join(f"  {'-' if value is None else format(100 * value, '.2f'):>7}" for value in values)
 
-    means = [(mean_of(result["iou"]), percent(result["miou"]), percent(result["macc"]))]
-    if (of_accuracy := mean_of(result["acc"])) != means[0][0]:  # a class that is predicted only has an IoU of 0
-        blank = " " * 7
-        means = [(means[0][0], means[0][1], blank), (of_accuracy, blank, means[0][2])]
-    width = max(len(name) for name in (*result["iou"], "all pixels", *(mean[0] for mean in means)))
-    lines = [f"{'class':<{width}}  {'IoU %':>7}  {'Acc %':>7}", "-" * (width + 18)]
-    lines += [f"{n:<{width}}  {percent(v)}  {percent(result['acc'][n])}" for n, v in result["iou"].items()]
-    lines += ["-" * (width + 18), *(f"{name:<{width}}  {iou}  {acc}" for name, iou, acc in means)]
-    return "\n".join(lines + [f"{'all pixels':<{width}}  {'':>7}  {percent(result['aacc'])}"])
+    means = {}  # what it is called -> the columns; a class that is predicted only has an IoU of 0, and no accuracy
+    for head, (values, _) in columns.items():
+        means.setdefault(mean_of(result[values]), []).append(head)
+    width = max(len(name) for name in (*result["iou"], "all pixels", *means))
+    rule = "-" * (width + 9 * len(columns))
+    lines = [f"{'class':<{width}}" + "".join(f"  {head:>7}" for head in columns), rule]
+    for name in result["iou"]:
+        lines.append(f"{name:<{width}}" + cells(result[values][name] for values, _ in columns.values()))
+    lines.append(rule)
+    for name, heads in means.items():
+        own = (cells([result[mean]]) if head in heads else " " * 9 for head, (_, mean) in columns.items())
+        lines.append(f"{name:<{width}}" + "".join(own))
+    pixels = (cells([result["aacc"]]) if head == "Acc %" else " " * 9 for head in columns)
+    return "\n".join([*lines, f"{'all pixels':<{width}}" + "".join(pixels)])
 
 
 # ---- What an evaluation leaves in a workdir ----
@@ -205,14 +228,16 @@ def table(result: dict) -> str:
 def measure(model, variables, data, config, mesh, metrics, prefix, each=nothing, **said) -> dict:
     """`evaluate` over `data.val`, as `config` says: what metrics.json holds, with `said` in it.
 
-    The first process writes the metrics' arrays to files whose paths start with `prefix`. each: called before every
-    batch.
+    The first process writes the metrics' arrays and tables to files whose paths start with `prefix`. each: called
+    before every batch.
     """
     options = {"metrics": metrics, "on_error": config.data.on_error, "each": each}
     found = evaluate(model, variables, data.val, data.labels, config.eval, mesh, **options)
     if jax.process_index() == 0:
         for name, arrays in found.arrays().items():
             run.write_arrays(f"{prefix}{name}.npz", arrays)
+        for name, rows in found.tables().items():
+            run.write_table(f"{prefix}{name}.csv", rows)
     return found.result(**said)
 
 
@@ -288,7 +313,7 @@ def evaluate_run(config, variables, workdir, checkpoint: str, metrics: Sequence[
     check(config)
     mesh, workdir = parallel.make_mesh(config), pathlib.Path(workdir)
     data, model, how = data_pipelines.build(config.data), build(config.model), protocol(config.eval)
-    metrics = tuple(metrics) or default_metrics(data.labels, data.val)
+    metrics = tuple(metrics) or default_metrics(data.labels, data.val, config.eval)
     variables = _on_devices(variables, mesh)
     data_set = {key: config.data.get(key) for key in ("name", "dir", "val_split")}
     said = {"checkpoint": checkpoint, "protocol": dataclasses.asdict(how), "data_set": data_set}

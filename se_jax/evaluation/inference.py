@@ -101,6 +101,19 @@ def _count(metrics, states, scores, label):
     return tuple(metric.update(state, scores, label) for metric, state in zip(metrics, states, strict=True))
 
 
+def _count_whole(metrics, states, ids, label, size):
+    given = ids, label, size
+    return tuple(
+        metric.update_whole(state, *given) if metric.whole else state
+        for metric, state in zip(metrics, states, strict=True)
+    )
+
+
+def _put(whole, scores, corner):
+    """Class ids [b, h, w] with those of a tile's scores at `corner` (row, column)."""
+    return lax.dynamic_update_slice(whole, _class_ids(scores), (0, *corner))
+
+
 class Inference:
     """A model's compiled inference under a protocol, on a mesh. Batches hold images of one size, split over `data`.
 
@@ -132,6 +145,15 @@ class Inference:
         self._no_counts = self.compiled("blank", _no_counts, static_argnums=0, in_shardings=parts, out_shardings=whole)
         self._count = self.compiled(
             "count", _count, static_argnums=0, in_shardings=(whole, parts, parts), out_shardings=whole
+        )
+        self._no_ids = self.compiled(
+            "blank", functools.partial(jnp.zeros, dtype=jnp.uint8), static_argnums=0, out_shardings=parts
+        )
+        self._put = self.compiled(
+            "put", _put, in_shardings=(parts, parts, whole), out_shardings=parts, donate_argnums=0
+        )
+        self._count_whole = self.compiled(
+            "count", _count_whole, static_argnums=0, in_shardings=(whole, parts, parts, whole), out_shardings=whole
         )
 
     def compiled(self, name: str, fn, **options):
@@ -248,9 +270,17 @@ class Inference:
           (index of the whole batch, a state for each metric), on every device.
         """
         index, states = self._no_counts(metrics, parallel.shard_batch(self.mesh, batch["index"]))
+        size, whole = batch["label"].shape[1:3], any(metric.whole for metric in metrics)
+        full = tuple(len(self.tiles(side)) * self.tile_length(side) for side in size)
+        ids = self._no_ids((len(index), *full)) if whole else None
         for rows, columns, scores in self.scores(variables, batch["image"]):
             label = geometry.padded(batch["label"][:, rows, columns], scores.shape[1:3], IGNORE)
             states = self._count(metrics, states, scores, parallel.shard_batch(self.mesh, label))
+            if whole:
+                ids = self._put(ids, scores, np.array([rows.start, columns.start], np.int32))
+        if whole:
+            label = parallel.shard_batch(self.mesh, geometry.padded(batch["label"], full, IGNORE))
+            states = self._count_whole(metrics, states, ids, label, np.array(size, np.int32))
         return index, states
 
     def _add_vote(self, total, scores):

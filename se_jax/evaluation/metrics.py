@@ -6,7 +6,8 @@ Counts are int32 on the device for a batch and int64 on the host for a data set:
 import abc
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,17 @@ from se_jax.losses.base import IGNORE
 class Metric(abc.ABC):
     """One metric, or several that share their counts; hashable, as a frozen dataclass is, since programs hold it.
 
-    A batch is counted tile by tile: `init`, then `update` with every tile. The host adds the batches up by `add` and
-    makes the numbers by `compute`. By default states are counts that add up.
+    A batch is counted tile by tile: `init`, then `update` with every tile, or, of a metric that is `whole`,
+    `update_whole` with the whole images. The host adds the batches up by `add` and makes the numbers by `compute`. By
+    default states are counts that add up.
     """
+
+    whole: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, images: int):
         """The state before the first tile of a batch of so many images: a tree of arrays."""
 
-    @abc.abstractmethod
     def update(self, state, scores, label):
         """The state after one more tile; traced.
 
@@ -34,6 +37,16 @@ class Metric(abc.ABC):
           scores: float32 [b, h, w, K], what the network makes of the tile; the highest one is the pixel's class.
           label: [b, h, w] integer ids, or 255 (ignored, or outside the image).
         """
+        return state
+
+    def update_whole(self, state, ids, label, size):
+        """The state after the images of a batch, for what pixels far from each other decide; traced.
+
+        Args:
+          ids: uint8 [b, h, w], the predicted classes. label: uint8 [b, h, w], as of `update`.
+          size: int32 [2], (height, width) of the images, which lie in the upper left corner of both.
+        """
+        return state
 
     def empty(self):
         """The total before the first batch: zeros, int64 for counts."""
@@ -53,6 +66,10 @@ class Metric(abc.ABC):
 
     def arrays(self, total) -> dict[str, dict[str, np.ndarray]]:
         """{name of an .npz file: its arrays}, which a run keeps for its report."""
+        return {}
+
+    def tables(self, total) -> dict[str, list[list]]:
+        """{name of a .csv file: its rows, the heads first}, for people."""
         return {}
 
     def examples(self, result: dict) -> list[int]:
@@ -114,6 +131,24 @@ class Accuracy(Metric):
     def compute(self, total):
         eps = np.finfo(np.float32).eps
         return {"accuracy": float((np.float32(total["correct"]) + eps) / (np.float32(total["labelled"]) + eps))}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageAreas(Metric):
+    """What metrics of single images share: of every image of a batch `areas`, int32 [b, 2, K].
+
+    Attributes:
+      names: of the classes. image_name: index of an image -> its file.
+    """
+
+    names: tuple[str, ...]
+    image_name: Callable[[int], str]
+
+    def init(self, images):
+        return jnp.zeros((images, 2, len(self.names)), jnp.int32)
+
+    def update(self, state, scores, label):
+        return state + areas(jnp.argmax(scores, axis=-1), label, len(self.names))
 
 
 def confusion_matrix(prediction, label, num_classes: int):

@@ -2,37 +2,24 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 
-from se_jax.evaluation.metrics import Metric, areas
+from se_jax.evaluation.metrics import ImageAreas
 from se_jax.report.errors import shown
 
 KEPT = 3  # images a class
 
 
 @dataclasses.dataclass(frozen=True)
-class WorstImages(Metric):
+class WorstImages(ImageAreas):
     """Of every class the `kept` images with the lowest IoU of it; the same ones in whatever order images come.
 
     An image counts for a class that its label or its prediction holds. Of images with the same IoU, 0 mostly, that with
     more wrong pixels is worse, then the first. The total holds 3 * kept * K numbers, however many images there are.
-
-    Attributes:
-      names: of the classes. image_name: index of an image -> its file.
     """
 
-    names: tuple[str, ...]
-    image_name: Callable[[int], str]
     kept: int = KEPT
-
-    def init(self, images):
-        return jnp.zeros((images, 2, len(self.names)), jnp.int32)
-
-    def update(self, state, scores, label):
-        return state + areas(jnp.argmax(scores, axis=-1), label, len(self.names))
 
     def empty(self):
         """IoU (inf: nothing there), -wrong pixels, index: float64 [3, kept, K]."""

@@ -80,7 +80,7 @@ def _run(config, workdir, mesh, lead, asked, stack, own_losses, own_metrics, sin
     start.check_network(config, model)
     minimised = tuple(own_losses) or losses.build(config.loss, model, config.losses)
     watched = (Accuracy(),) if model.linear_scores else ()  # other scores cost too much for every step
-    metrics = (*evaluator.default_metrics(data.labels, data.val), *own_metrics)
+    metrics = (*evaluator.default_metrics(data.labels, data.val, config.eval), *own_metrics)
     decides = start.check_best(config.checkpoint.best, metrics)
 
     # ---- State: the last whole checkpoint, or a new network, calibrated ----

@@ -68,10 +68,11 @@ def data_line(config, data) -> str:
     images = smallest if smallest == largest else f"{smallest} to {largest}, typically {middle}"
     fitted = f", fitted to {options.scale[0]}x{options.scale[1]}" if options.scale else ""
     crop = f"crop {options.crop[1]}x{options.crop[0]}"
+    repeated = "" if data.repeats is None else f" ({data.repeats.sum():.0f} an epoch, as rare classes are repeated)"
     epochs = config.num_steps * options.batch_size / max(count, 1)
     return (
-        f"{count} images for training, {len(data.val)} for validation: {images}{fitted}, {crop}; {options.batch_size} "
-        f"a step, {epochs:.3g} times each in {config.num_steps} steps"
+        f"{count} images for training{repeated}, {len(data.val)} for validation: {images}{fitted}, {crop}; "
+        f"{options.batch_size} a step, {epochs:.3g} times each in {config.num_steps} steps"
     )
 
 

@@ -1,5 +1,6 @@
 """Whole-image evaluation: the reference's numbers, every image once, the same counts on any number of devices."""
 
+import csv
 import dataclasses
 import json
 
@@ -16,7 +17,9 @@ from se_jax import parallel
 from se_jax.config import recipes
 from se_jax.evaluation import evaluator as evaluate
 from se_jax.evaluation import inference
-from se_jax.evaluation.metrics import MEANS, Accuracy, ConfusionMatrix, confusion_matrix, numbers
+from se_jax.evaluation.boundary_iou import BoundaryIoU
+from se_jax.evaluation.image_table import ImageTable
+from se_jax.evaluation.metrics import MEANS, Accuracy, ConfusionMatrix, confusion_matrix, numbers, scores
 from se_jax.evaluation.protocol import Protocol, protocol
 from se_jax.evaluation.worst_images import WorstImages
 from se_jax.models import FCNHead, ResNet, Segmenter, build
@@ -72,7 +75,7 @@ def source():
 
 
 def config(batch_size=3, scale=None):
-    return ConfigDict({"batch_size": batch_size, "scale": scale})
+    return ConfigDict({"batch_size": batch_size, "scale": scale, "per_image": True, "boundary_iou": True})
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +121,52 @@ def test_the_worst_images_are_those_that_one_finds_by_looking_at_all(predictions
         assert [(entry["index"], entry["iou"], entry["wrong"]) for entry in table[name]] == expected
         assert all(entry["image"] == f"mixed {entry['index']}" for entry in table[name])
     assert len(table["a"]) == 3
+
+
+def test_the_table_of_images_holds_what_one_finds_image_by_image(predictions, counted, source):
+    head, *rows = counted.tables()["per_image"]
+    assert head == ["image", "pixels", "miou", "accuracy", "iou/a", "iou/b", "iou/c", "iou/d"]
+    assert [row[0] for row in rows] == [f"mixed {i}" for i in range(len(source))]  # no filler, in order
+    for row, mask, label in zip(rows, predictions, source.labels, strict=True):
+        found = scores(confusion_matrix(mask, label, CLASSES))
+        expected = [np.sum(label != 255), found["miou"], found["aacc"], *found["iou"]]
+        np.testing.assert_allclose([float(cell or "nan") for cell in row[1:]], expected, atol=1e-6)
+
+
+def test_an_image_that_could_not_be_read_has_no_row():
+    metric = ImageTable(("a", "b"), str, 3)
+    total = metric.add(metric.empty(), np.array([[[1, 0], [3, 0]], [[0, 0], [0, 0]]]), np.array([2, -1]))
+    assert metric.tables(total)["per_image"][1:] == [["2", 2, "0.333333", "0.500000", "0.333333", ""]]
+    total = metric.add(total, np.zeros((1, 2, 2), int), np.array([0]))  # one without a labelled pixel has
+    assert metric.tables(total)["per_image"][1] == ["0", 0, "", "", "", ""]
+
+
+def test_boundaries_are_of_whole_images(network, predictions, counted, source):
+    metric = BoundaryIoU(LABELS.names)
+    jitted = jax.jit(metric.update_whole)
+
+    def expected(i):
+        mask, label = (
+            np.pad(x, [(0, 32 - side) for side in x.shape], constant_values=255)
+            for x in (predictions[i], source.labels[i])
+        )
+        return jitted(metric.init(1), mask[None], label[None], np.array(source.size(i)))
+
+    np.testing.assert_array_equal(counted.totals[-1], sum(np.asarray(expected(i)) for i in range(len(source))))
+    assert counted.result()["boundary_miou"] > 0 and "BIoU" in evaluate.table(counted.result())
+
+    class Tiled(inference.Inference):
+        """Scores of a known prediction, in tiles of 8 x 8."""
+
+        def scores(self, variables, images, views=None, size=None):
+            for rows in self.tiles(images.shape[1]):
+                for columns in self.tiles(images.shape[2]):
+                    yield rows, columns, jax.nn.one_hot(predictions[0][None, rows, columns], CLASSES)
+
+    programs = Tiled(network[0], Protocol(), parallel.make_mesh(devices=jax.devices()[:1]))
+    programs.tile = 8
+    batch = {"image": source.images[0][None], "label": source.labels[0][None], "index": np.array([0], np.int32)}
+    np.testing.assert_array_equal(programs.count((metric,), None, batch)[1][0], expected(0))
 
 
 @pytest.mark.parametrize("devices, batch_size", [(8, 8), (8, 3), (1, 11)])
@@ -197,6 +246,7 @@ def test_run_prints_a_table_and_writes_the_result(tmp_path, capsys):
     config = recipes.load("shapes_aspp")
     config.model.encoder.width = 8
     config.data.update(num_train=1, num_val=2, image_size=(32, 32), crop=(32, 32))
+    config.eval.per_image = True
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes_of(build(config.model)))
     evaluate.evaluate_run(config, variables, tmp_path, "last")
     printed = capsys.readouterr().out
@@ -206,9 +256,13 @@ def test_run_prints_a_table_and_writes_the_result(tmp_path, capsys):
     assert all(name in printed for name in (*outcome["iou"], "mean", "network 1", "evaluation.json", "evaluation.html"))
     with np.load(tmp_path / "evaluation_confusion.npz") as arrays:
         assert ConfusionMatrix(tuple(arrays["names"])).compute(arrays["confusion"])["iou"] == outcome["iou"]
+        pixels = arrays["confusion"].sum()
     with np.load(tmp_path / "evaluation_worst.npz") as arrays:
         shown = WorstImages(tuple(outcome["iou"]), str).examples(outcome)
         assert {f"image_{i}" for i in shown} == {n for n in arrays.files if n.startswith("image_")} != set()
+    with (tmp_path / "evaluation_per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 and sum(int(row["pixels"]) for row in rows) == pixels
     assert outcome["fillers"] == 6  # eight devices share the two images
     assert not (tmp_path / "report.html").exists()
 
