@@ -11,8 +11,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from se_jax import losses, parallel
-from se_jax.config import options
 from se_jax.config import optimizers as recipes
+from se_jax.config import options
 from se_jax.importers import convert, import_weights
 from se_jax.losses.assignment import assign
 from se_jax.losses.masks import targets
