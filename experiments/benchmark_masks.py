@@ -1,11 +1,16 @@
-"""Mask2Former and transformers' implementation of it: time of a forward pass, time and memory of a training step.
+"""Mask2Former, EoMT and transformers' implementations of them: time of a forward pass, time and memory of a step.
 
-python -m experiments.benchmark_masks --size=512 --batch=2 [--passes=forward,step]
+python -m experiments.benchmark_masks --network=mask2former --size=512 --batch=2 [--passes=forward,step]
+python -m experiments.benchmark_masks --network=eomt --size=256 --batch=2
 
-150 classes, random images, float32. The forward pass is on Swin-T with the same weights on both sides, read by the
-import tables, after both are checked to compute the same: the last prediction's classes and masks at stride 4. (Theirs
-has the masks of all ten predictions on the way, ours only what attention needs of them.) The step is on ResNet-50 with
-random labels, matching and losses in it, and AdamW with cut gradients.
+150 classes, random images, float32. The forward pass has the same weights on both sides, read by the import tables,
+after both are checked to compute the same: the last prediction's classes and masks at stride 4. The step has random
+labels, matching and losses in it, and AdamW with cut gradients.
+
+Mask2Former's forward pass is on Swin-T, its step on ResNet-50. (Theirs has the masks of all ten predictions on the way,
+ours only what attention needs of them.) EoMT is on DINOv2-S with registers, patches of 16 and three blocks with
+queries; its forward pass is as in a test, without masks on the way on either side; in its step half of the queries are
+masked.
 
 The sides take turns in one process; times are minima over the turns, and a busy machine falsifies them. Memory is what
 a step needs beyond an idle process: of ours what XLA says of the compiled program (arguments, results and temporaries);
@@ -45,21 +50,71 @@ def make_batch(flags) -> dict[str, np.ndarray]:
     return {"image": image, "label": label, "size": np.tile(np.int32(label.shape[1:]), (flags.batch, 1))}
 
 
+def mask2former(flags, what: str):
+    """(config, how to make transformers' network) of a 'forward' pass or of a 'step'."""
+    import transformers
+
+    stages = [f"stage{i}" for i in range(1, 5)]
+    if what == "forward":
+        name, theirs = "swin_tiny", transformers.SwinConfig(image_size=224, drop_path_rate=0.3, out_features=stages)
+    else:
+        name, theirs = "r50", transformers.ResNetConfig(out_features=stages)
+    config = networks.mask2former(datasets.ade20k(), name)
+    config.model.encoder.frozen_norm = False  # as transformers has it
+    if name == "swin_tiny":
+        del config.model.encoder.frozen_norm
+
+    def make():
+        options = transformers.Mask2FormerConfig(backbone_config=theirs, num_labels=CLASSES)
+        return transformers.Mask2FormerForUniversalSegmentation(options)
+
+    return config, make
+
+
+def eomt(flags, what: str):
+    """Likewise."""
+    import transformers
+
+    config = networks.eomt(datasets.ade20k(flags.size), "dinov2_small")
+    config.model.remat, blocks = False, config.model.decoder.blocks
+    config.model.decoder.anneal = ((0.0, 1.0),) * blocks  # the step is in the middle of the run
+
+    def make():
+        sizes = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": flags.size}
+        options = transformers.EomtConfig(**sizes, num_blocks=blocks, num_queries=100, num_labels=CLASSES)
+        model = transformers.EomtForUniversalSegmentation(options)
+        model.attn_mask_probs.fill_(0.0 if what == "forward" else 0.5)
+        return model
+
+    return config, make
+
+
+NETWORKS = {"mask2former": (mask2former, "transformers_modules"), "eomt": (eomt, "eomt_transformers")}
+
+
+def made(flags, what: str):
+    """(config, how to make transformers' network, the layout of its names)."""
+    make, layout = NETWORKS[flags.network]
+    config, theirs = make(flags, what)
+    config.model.dtype, config.model.equalizer.mode = "float32", "none"
+    return config, theirs, layout
+
+
 class OurForward:
     """Our forward pass with their weights, compiled."""
 
     def __init__(self, flags, theirs: "TheirForward"):
-        config = networks.mask2former(datasets.ade20k(), "swin_tiny")
-        config.model.dtype, config.model.equalizer.mode = "float32", "none"
+        config, _, layout = made(flags, "forward")
         model = build(config.model)
         images = jnp.asarray(theirs.images.numpy().transpose(0, 2, 3, 1))
         shapes = jax.eval_shape(model.init, jax.random.key(0), images)
         tensors = {name: tensor.numpy() for name, tensor in theirs.model.state_dict().items()}
-        variables = jax.device_put(import_weights(model, tensors, shapes, "transformers_modules"))
+        variables = jax.device_put(import_weights(model, tensors, shapes, layout))
 
         def forward(variables, images):
             outputs = model.apply(variables, images)
             embeddings, features = outputs["mask_embeddings"][-1], outputs["mask_features"]
+            features = features[-1] if features.ndim == 5 else features
             return outputs["class_logits"][-1], jnp.einsum("bqc,bhwc->bqhw", embeddings, features)
 
         self.function = parallel.jit(forward).lower(variables, images).compile()
@@ -70,18 +125,13 @@ class OurForward:
 
 
 class TheirForward:
-    """The forward pass of transformers' Mask2FormerForUniversalSegmentation on Swin-T."""
+    """The forward pass of transformers' network."""
 
     def __init__(self, flags):
         import torch
-        import transformers
 
         torch.manual_seed(0)
-        swin = transformers.SwinConfig(
-            image_size=224, drop_path_rate=0.3, out_features=[f"stage{i}" for i in range(1, 5)]
-        )
-        config = transformers.Mask2FormerConfig(backbone_config=swin, num_labels=CLASSES)
-        self.model = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+        self.model = made(flags, "forward")[1]().eval()
         self.images = torch.randn(flags.batch, 3, flags.size, flags.size)
 
     def run(self):
@@ -96,14 +146,13 @@ class Ours:
     """Our step, compiled; `run()` does one."""
 
     def __init__(self, flags):
-        config = networks.mask2former(datasets.ade20k(), "r50")
-        config.model.dtype, config.model.equalizer.mode = "float32", "none"
-        config.model.encoder.frozen_norm = False  # as transformers has it
+        config, _, _ = made(flags, "step")
         model = build(config.model)
         tx, schedule = optimizers.build(config.optimizer, STEPS)
         images = jnp.zeros((1, flags.size, flags.size, 3))
         variables = parallel.jit_once(model.init)(jax.random.key(0), images)
-        self.state, self.batch = state.create(variables, tx), jax.device_put(make_batch(flags))
+        self.batch = jax.device_put(make_batch(flags))
+        self.state = state.create(variables, tx)._replace(step=jnp.int32(STEPS // 2))
         step = make_train_step(model, tx, schedule, config, losses.build(config.loss, model))
         start = time.perf_counter()
         self.step = parallel.jit(step, donate_argnums=0).lower(self.state, self.batch).compile()
@@ -120,16 +169,13 @@ class Ours:
 
 
 class Theirs:
-    """The step of transformers' Mask2FormerForUniversalSegmentation, with its own loss and scipy's assignment."""
+    """The step of transformers' network, with its own loss and scipy's assignment."""
 
     def __init__(self, flags):
         import torch
-        import transformers
 
         torch.manual_seed(0)
-        backbone = transformers.ResNetConfig(out_features=[f"stage{i}" for i in range(1, 5)])
-        config = transformers.Mask2FormerConfig(backbone_config=backbone, num_labels=CLASSES)
-        self.model = transformers.Mask2FormerForUniversalSegmentation(config).train()
+        self.model = made(flags, "step")[1]().train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, weight_decay=0.05)
         batch = make_batch(flags)
         self.images = torch.from_numpy(batch["image"].transpose(0, 3, 1, 2).astype(np.float32) / 128 - 1)
@@ -160,7 +206,8 @@ def _their_memory(flags, queue) -> None:
     import torch  # noqa: F401  both are counted as the idle process
     import transformers
 
-    transformers.Mask2FormerForUniversalSegmentation  # noqa: B018  its module is loaded when it is named
+    # modules are loaded when they are named
+    transformers.Mask2FormerForUniversalSegmentation, transformers.EomtForUniversalSegmentation  # noqa: B018
     idle = resident("VmRSS")
     theirs = Theirs(flags)
     theirs.run()
@@ -217,6 +264,7 @@ def main(flags) -> None:
 
 def parse_flags(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark_masks", description=__doc__.split("\n")[0])
+    parser.add_argument("--network", choices=NETWORKS, default="mask2former", help="which of them")
     parser.add_argument("--size", type=int, default=512, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=2, help="images a pass")
     parser.add_argument("--repeats", type=int, default=3, help="rounds in which each side does a pass")

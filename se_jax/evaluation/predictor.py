@@ -53,7 +53,7 @@ class Model:
     def __repr__(self) -> str:
         model = self.config.model
         count = sum(leaf.size for leaf in jax.tree.leaves(self._shapes["params"]))
-        size = "".join(f" {model.encoder[key]}" for key in ("depth", "variant") if key in model.encoder)
+        size = "".join(f" {model.encoder[key]}" for key in ("depth", "variant") if model.encoder.get(key))
         parts = f"{model.decoder.name} on {model.encoder.name}{size}"
         return f"Model({parts}, {len(self.names)} classes, {count:,} parameters)"
 

@@ -1,6 +1,7 @@
 """PyTorch checkpoints in and out.
 
 python -m se_jax.importers --source=FILE --config=configs/X.py --output=DIR      then --config.init_from=DIR
+    --base=FILE where the encoder of the source is the difference to another one (EoMT's on DINOv3)
 python -m se_jax.importers --export=FILE.safetensors --workdir=DIR [--plain]     weights of a run, for PyTorch
 python -m se_jax.importers --list                                                families, sizes, layouts
 """
@@ -16,7 +17,7 @@ from absl import app, flags, logging
 from se_jax import cli
 
 
-def import_file(config, source, output: str, layout: str, *, skip_classifier: bool, bgr: bool) -> None:
+def import_file(config, source, output: str, layout: str, *, skip_classifier: bool, bgr: bool, base: str = "") -> None:
     """Fills the network of `config`, or its encoder, and writes output/checkpoints/0 and output/import.json.
 
     Of a whole network also config.json (without equalizers, which no PyTorch checkpoint has) and, where the data set of
@@ -29,7 +30,7 @@ def import_file(config, source, output: str, layout: str, *, skip_classifier: bo
     from se_jax import checkpoints, parallel, run, run_config
     from se_jax.config import check
     from se_jax.config.normalization import IMAGENET, text
-    from se_jax.importers import convert, files
+    from se_jax.importers import convert, differences, files
     from se_jax.importers.packages import locate
     from se_jax.importers.rules import TAP_BIAS
     from se_jax.importers.skip import Skip
@@ -48,6 +49,8 @@ def import_file(config, source, output: str, layout: str, *, skip_classifier: bo
     skip = Skip(",".join(filter(None, (skipping, "classifier" * skip_classifier))), network)
     whole = convert.holds_heads(state_dict)
     model = network if whole else network.encoder
+    if base and not whole:
+        raise ValueError(f"{source} holds an encoder alone; --base is for whole networks whose encoder is a difference")
     # initial values, for what the checkpoint may lack
     variables = parallel.jit_once(model.init)(jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, 3)))
     try:
@@ -55,6 +58,7 @@ def import_file(config, source, output: str, layout: str, *, skip_classifier: bo
         skip.check("/".join(key[1:]) for key in traverse_util.flatten_dict(variables))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+    done = differences.add(done, locate(base), network) if base else done
     config.model.normalization = config.model.normalization or done.normalization
     filled = done.variables if whole else {name: {"encoder": part} for name, part in done.variables.items()}
     checkpoints.save_variables(folder, jax.device_get(filled))
@@ -63,6 +67,7 @@ def import_file(config, source, output: str, layout: str, *, skip_classifier: bo
     facts = {
         "source": str(pathlib.Path(source).absolute()),
         "sha256": digest,
+        "base": base,
         "layout": done.layout,
         "tensors": done.used,
         "skipped": done.skipped,
@@ -201,7 +206,7 @@ def main(argv) -> None:
         elif given.export and given.workdir:
             export_file(given.workdir, given.export, given.layout, plain=given.plain)
         elif given.source and given.config and given.output:
-            options = {"skip_classifier": given.skip_classifier, "bgr": given.bgr}
+            options = {"skip_classifier": given.skip_classifier, "bgr": given.bgr, "base": given.base}
             import_file(given.config, given.source, given.output, given.layout, **options)
         else:
             raise ValueError("give --source, --config and --output, or --export and --workdir, or --list")
@@ -217,6 +222,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", None, "New directory for the imported weights.")
     flags.DEFINE_bool("skip_classifier", False, "As --config.init_skip=classifier: keep the initial classifiers.")
     flags.DEFINE_bool("bgr", False, "The checkpoint's network saw blue, green, red.")
+    flags.DEFINE_string("base", "", "Checkpoint to which the encoder of the source is the difference.")
     flags.DEFINE_string("export", None, "New .safetensors file for the weights of the run in --workdir.")
     flags.DEFINE_string("workdir", None, "Directory of the run to export.")
     flags.DEFINE_bool("plain", False, "Border terms of equalizers go into the BatchNorms behind, up to the border.")

@@ -140,6 +140,7 @@ def match(
                 tensors, note = adapt.to_network(tensors, place.leaf, initial.shape, stem=place.stem, bgr=bgr)
             except ValueError as error:
                 problems.append(f"tensor {place.tensors[0]} {tensors[0].shape} does not fit: {error}")
+                skipped |= dict.fromkeys(place.tensors, "told of already")
                 continue
             if note:
                 adapted[path] = note

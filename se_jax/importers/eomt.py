@@ -1,7 +1,7 @@
 """EoMTHead and the ViT beneath it, by the names of the authors' repository (tue-mps/eomt) and of transformers.
 
 The authors' encoder is timm's for DINOv2, and a mixture of timm's and transformers' names for DINOv3. Of DINOv3 they
-publish differences to Meta's weights, which are to be added up first.
+publish differences to Meta's weights: `se_jax.importers.differences` adds these.
 """
 
 from se_jax.importers import vit
@@ -11,6 +11,10 @@ _PREDICTOR, _UPSCALE = "predictor/", "predictor/upscale_{}/"
 _BUFFERS = {
     r"(encoder\.)?pixel_(mean|std)": "normalisation of the images",
     r"attn_mask_probs": "how many queries are masked, which follows from the step",
+}
+HINTS = {
+    r"\bq(uery)?\.weight": "set model.decoder.queries to the number of the checkpoint's queries",
+    r"upscale": "model.decoder.upscales says how often the masks' grid is doubled: 2 for a patch of 16",
 }
 
 
@@ -24,7 +28,7 @@ def official(head) -> Table:
         Rule("upscale.{}.conv2", _UPSCALE + "conv2", CONV),
         Rule("upscale.{}.norm", _UPSCALE + "norm", LAYER_NORM),
     )
-    return Table(rules, _BUFFERS)
+    return Table(rules, _BUFFERS, hints=HINTS)
 
 
 def transformers(head) -> Table:
@@ -37,7 +41,7 @@ def transformers(head) -> Table:
         Rule("upscale_block.block.{}.conv2", _UPSCALE + "conv2", CONV),
         Rule("upscale_block.block.{}.layernorm2d", _UPSCALE + "norm", LAYER_NORM),
     )
-    return Table(rules, _BUFFERS)
+    return Table(rules, _BUFFERS, hints=HINTS)
 
 
 def official_encoder(encoder) -> Table | None:

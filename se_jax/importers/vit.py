@@ -32,7 +32,12 @@ SKIPPED = {
     r"(rope_embed|rope)\.(periods|inv_freq)": "computed from the width of a head",
     r"(head|fc_norm|head_drop)\..*": "ImageNet classifier",
 }
-HINTS = {r"(register|storage)_tokens|reg_token": "model.encoder.registers says how many registers there are"}
+HINTS = {
+    r"(register|storage)_tokens|reg_token": "set model.encoder.registers to the number of the checkpoint's registers, "
+    "0 where it has none, or take a variant that has them, as dinov2_small_reg",
+    r"no tensor \S*pos(ition)?_embed|pos(ition)?_embed\S* .* has no place": "model.encoder.variant: DINOv2 and timm's "
+    "networks have a table of positions, DINOv3 has none",
+}
 # a training checkpoint of the authors' has its blocks in chunks
 _CHUNKS = {r"blocks\.\d+\.(\d+)\.(.*)": r"blocks.\1.\2"}
 
@@ -171,7 +176,7 @@ def front(encoder, scope: str, cls: str, registers: str, positions: str, *, flat
     """The rules of the encoder's own parameters, tokens in front and the table. flat: it is [n, c], no batch of one."""
     tokens = [
         Leaf("params", "cls_token", (cls,), lambda t: t[0, 0], lambda a: (a[None, None],)),
-        _batched("register_tokens", registers),
+        _batched("register_tokens", registers)._replace(fit=functools.partial(_fit_registers, encoder)),
     ]
     if positions:
         table = parameter("position", positions) if flat else _batched("position", positions)
@@ -282,6 +287,13 @@ def _fit_positions(encoder, table: np.ndarray, shape: tuple[int, ...]) -> tuple[
         )
     resized = resize_table(table[0, row:], (side, side), wanted, antialias=True, offset=0.0)
     return np.concatenate([table[:, :row], np.asarray(resized)[None]], axis=1), f"grid {side} x {side} -> {wanted}"
+
+
+def _fit_registers(encoder, tokens: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """Registers are as many as they are."""
+    if (count := tokens.shape[1]) != shape[0]:
+        raise ValueError(f"it has {count} registers, the network {shape[0]}: give model.encoder.registers={count}")
+    return tokens, ""
 
 
 def _fit_patch(encoder, kernel: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:

@@ -106,6 +106,23 @@ def test_whole_images_need_no_restoration_of_scores_that_are_no_logits(tmp_path)
     np.testing.assert_allclose(run_stablehlo(tmp_path / "p", x)[0], model.predict_proba(x[0], exact=True), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["stablehlo", "onnx"])
+def test_a_network_of_queries_on_windows_in_even_steps(name, tmp_path):
+    """EoMT, on two windows that overlap, of the image made smaller."""
+    encoder = {"name": "vit", "variant": "dinov2_small_reg", "width": 16, "depth": 1, "heads": 2, "patch": 8}
+    head = {"name": "eomt", "queries": 8, "blocks": 1}
+    model = se_jax.create(head, encoder | {"grid": (6, 6)}, classes=["road", "sky", "car", "tree", "sign"])
+    model.config.eval.update({"mode": "spread", "window": (48, 48), "size_multiple": 1})
+    variables = model.init()
+    masks = variables["params"]["decoder"]["predictor"]["mask_head_4"]
+    masks["kernel"] = 20 * masks["kernel"]  # at birth all queries have the same mask
+    model.variables = variables
+    export(model, tmp_path / "network", name, SIZE)
+    x = images(1)
+    expected, found = model.predict(x[0], exact=True), RUNTIMES[name](tmp_path / "network", x)[0]
+    assert len(np.unique(expected)) > 2 and np.mean(found == expected) >= 0.999
+
+
 def test_what_cannot_be_is_named_and_nothing_is_left(model, tmp_path):
     path = tmp_path / "network"
     for arguments, found in (

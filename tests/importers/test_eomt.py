@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from se_jax.importers import export_weights, import_weights
+from se_jax.importers import differences, export_weights, files, import_weights
 from se_jax.importers.convert import match
 from se_jax.models import EoMTHead, Segmenter, ViT
 from tests.importers import recorded
@@ -28,6 +28,24 @@ def test_every_tensor_goes_in_and_comes_out(model, name):
     variables = import_weights(model, tensors, recorded.template(model))
     again = import_weights(model, export_weights(model, variables, "eomt"), variables)
     jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_an_encoder_that_is_a_difference_is_added_to_its_base(tmp_path):
+    """As the authors publish EoMT on DINOv3; the base is by Meta's names."""
+    rng = np.random.default_rng(0)
+    whole, base = (jax.tree.map(lambda x: rng.normal(size=x.shape), recorded.template(DINOV3)) for _ in range(2))
+    for block in whole["params"]["encoder"].values():
+        if isinstance(block, dict) and "attn" in block:
+            block["attn"]["qkv"]["bias"][16:32] = 0.0  # that of the keys, which nobody uses
+    whole = jax.tree.map(np.float32, whole)
+    metas = export_weights(DINOV3.encoder, {"params": base["params"]["encoder"]}, "official")
+    files.write(tmp_path / "base.safetensors", metas)
+    given = jax.tree.map(np.subtract, whole["params"]["encoder"], base["params"]["encoder"])
+    tensors = export_weights(DINOV3, {"params": whole["params"] | {"encoder": given}}, "eomt")
+    found = differences.add(match(DINOV3, tensors, recorded.template(DINOV3)), tmp_path / "base.safetensors", DINOV3)
+    expected = export_weights(DINOV3, whole, "eomt")
+    for name, tensor in export_weights(DINOV3, found.variables, "eomt").items():
+        np.testing.assert_allclose(tensor, expected[name], atol=1e-6, err_msg=name)
 
 
 def test_an_encoder_with_registers_and_a_patch_of_14_starts_an_eomt():

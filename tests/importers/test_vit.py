@@ -86,3 +86,12 @@ def test_blocks_in_chunks():
     chunked = {name.replace("blocks.", "blocks.0."): tensor for name, tensor in tensors.items()}
     found, again = (match(DINOV2, state, recorded.template(DINOV2)).variables for state in (tensors, chunked))
     jax.tree.map(np.testing.assert_array_equal, found, again)
+
+
+def test_a_norm_of_the_class_token_of_its_own_is_left_out():
+    """DINOv3 can be trained with one, which maps do not show; no published network has it."""
+    template = recorded.template(DINOV3)
+    tensors = export_weights(DINOV3, jax.tree.map(lambda x: np.ones(x.shape), template), "official")
+    untied = {"cls_norm.weight": np.zeros(16), "cls_norm.bias": np.zeros(16)}
+    found = match(DINOV3, tensors | untied, template)
+    assert found.skipped == dict.fromkeys(untied, "norm of the class token, which no map shows")

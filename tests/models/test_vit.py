@@ -203,10 +203,15 @@ def test_weights_of_another_patch_or_grid_or_with_other_registers_are_named():
     ):
         match(larger, tensors, template(larger, (16, 16)))
     registers = ViT("dinov2_small", **TINY, registers=4)
-    with pytest.raises(ValueError, match=r"model.encoder.registers says[^\0]*no tensor register_tokens"):
+    with pytest.raises(ValueError, match=r"set model.encoder.registers to [^\0]*no tensor register_tokens"):
         match(registers, tensors, template(registers, (16, 16)))
     with pytest.raises(ValueError, match="tensor register_tokens .* has no place in this network"):
         match(plain, tensors | {"register_tokens": np.zeros((1, 4, 16))}, template(plain, (16, 16)))
+    with pytest.raises(ValueError, match=r"\(1 differences[^\0]*has 6 registers, the network 4: give .*registers=6"):
+        match(registers, tensors | {"register_tokens": np.zeros((1, 6, 16))}, template(registers, (16, 16)))
+    rotary = ViT("dinov3_small", **TINY, registers=0)
+    with pytest.raises(ValueError, match=r"model.encoder.variant: DINOv2 .*[^\0]*pos_embed .* has no place"):
+        match(rotary, tensors, template(rotary, (16, 16)))
 
 
 def _official(model):

@@ -1,6 +1,7 @@
 """Training EoMT: four steps of the authors' code, with its points and draws; its schedules and rates."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,16 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from se_jax import losses, parallel
 from se_jax.config import optimizers as recipes
+from se_jax.config import options
 from se_jax.importers import convert, import_weights
 from se_jax.losses.assignment import assign
 from se_jax.losses.masks import targets
 from se_jax.models import EoMTHead
-from se_jax.training import optimizers
+from se_jax.training import optimizers, state
+from se_jax.training.step import make_train_step
+from tests import tiny
 from tests.conftest import assert_close_to_reference
 from tests.losses.test_masks import by_target, given_points
 from tests.models.test_eomt import MEAN, STD, Given, make, template
@@ -164,3 +169,47 @@ def test_schedules_equal_the_authors(golden, name):
     np.testing.assert_allclose(jax.vmap(head)(jnp.asarray(steps)), table[:, 1], rtol=2e-5, atol=1e-7)
     np.testing.assert_allclose(jax.vmap(encoder)(jnp.asarray(steps)), table[:, 2], rtol=2e-5, atol=1e-7)
     np.testing.assert_allclose(shares, table[:, 3:], rtol=2e-4, atol=1e-6)
+
+
+# ---- Steps of the trainer ----
+
+
+class Squares(losses.Loss):
+    """The mean square of all masks and classes: quick to compile, as Mask2Former's loss is tested on many devices."""
+
+    def normalizer(self, batch):
+        return len(batch["label"])
+
+    def __call__(self, outputs, constants, batch, normalizer, key):
+        names = ("mask_features", "class_logits")
+        return {name: jnp.sum(jnp.tanh(outputs[name]) ** 2) / normalizer for name in names}
+
+
+def test_steps_are_the_same_on_eight_devices_and_go_on_from_a_saved_state_to_the_same_bits():
+    """In the midst of annealing: some queries are masked, others opened, in each step and image anew."""
+    config, model = options.get_config(), tiny.network("eomt")
+    model = model.clone(decoder=model.decoder.clone(anneal=((0.0, 1.0),)))
+    config.num_steps, tx = 8, optax.sgd(1.0)
+    step = make_train_step(model, tx, lambda step: 1.0, config, [Squares()])
+    begun = state.create(tiny.init(model, 16), tx)._replace(step=jnp.int32(4))
+    batch = {"image": tiny.images(8, 16), "label": np.zeros((8, 16, 16), np.uint8)}
+    batch["size"] = np.full((8, 2), 16, np.int32)
+
+    def run(devices: int):
+        """(the state and what was measured after a step, how to do one more)."""
+        mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+        whole = parallel.replicated(mesh)
+        compiled = parallel.jit_once(step, out_shardings=whole)
+        placed = parallel.shard_batch(mesh, batch)
+        return *compiled(jax.device_put(begun, whole), placed), lambda reached: compiled(reached, placed)[0]
+
+    (one, expected, _), (eight, found, go_on) = run(1), run(8)
+    for name in ("mask_features", "class_logits", "gradient_norm"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, err_msg=name)
+    gradients = (jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, begun.params) for state in (eight, one))
+    jax.tree.map(functools.partial(assert_close_to_reference, tolerance=1e-3), *gradients)
+
+    again, other = go_on(jax.device_get(eight)), go_on(eight._replace(step=jnp.int32(7)))
+    jax.tree.map(np.testing.assert_array_equal, again, go_on(eight))
+    query = again.params["decoder"]["query"]
+    assert np.any(query != other.params["decoder"]["query"])  # the step decides who is opened
