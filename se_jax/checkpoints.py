@@ -306,6 +306,17 @@ def _free(path: pathlib.Path) -> pathlib.Path:
 ITEMS = ("variables", "progress")
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves it to `se_jax.training.preemption` to ask JAX whether a run is to end.
+
+    JAX agrees with all processes on one of the numbers that it is asked with. Orbax asks with steps, the run with a
+    count of its own: of two sequences the number agreed upon may be one that the other has passed, and the run goes on.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 def _items(state) -> dict[str, dict]:
     """What a checkpoint holds, by item."""
     tree = state._asdict()
@@ -313,7 +324,7 @@ def _items(state) -> dict[str, dict]:
     return {"variables": dict.fromkeys(VARIABLES, {}) | tree.pop("constants") | tree, "progress": progress}
 
 
-def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
+def _manager(folder: pathlib.Path, **options) -> _Manager:
     def seal():
         """Before a checkpoint gets its name: what stands under a name has checksums."""
         if jax.process_index() == 0:
@@ -321,7 +332,7 @@ def _manager(folder: pathlib.Path, **options) -> ocp.CheckpointManager:
                 checksums.write(unnamed)
 
     try:
-        return ocp.CheckpointManager(
+        return _Manager(
             folder,
             item_handlers={name: ocp.StandardCheckpointHandler() for name in ITEMS},
             options=ocp.CheckpointManagerOptions(
