@@ -4,9 +4,10 @@ python -m experiments.paired --config=camvid_frozen:uper --config.data.dir=DIR -
     --seeds=0..15 --rates=0.0015,0.003,0.006 [--arm=sgd=optimizer.name=sgd] [--results=FILE] [--workdir=DIR]
 
 One line of JSON a run is added to the results, so that a stopped command goes on, and any machine can add runs to the
-same file. Then, and with --report_only at once, it prints a table of all runs of this config in the file and writes a
-page with pictures beside the features: mean and standard deviation of each arm, the difference to the first arm over
-the seeds that both have with its 95 % interval (t), and the difference that so many pairs could detect.
+same file. Then, and with --report_only at once, it prints a table of this config's runs in the file, of all rates or of
+those that --rates names, and writes a page with pictures beside the features: mean and standard deviation of each arm,
+the difference to the first arm over the seeds that both have with its 95 % interval (t), and the difference that so
+many pairs could detect.
 
 Every arm is compared at its own best rate of those tried: the one of the highest mean mIoU on the validation split.
 What is reported is the mIoU on --test_split, which nothing was chosen by.
@@ -201,6 +202,8 @@ def main(_) -> None:
             if not given.report_only:
                 fill(name, named, wanted, results, given)
             found = [run for run in ours(results, name) if run["arm"] in named]
+            if given.rates:
+                found = [run for run in found if run["rate"] in rates]
             compared = comparison.compare(found, list(named))
             print(comparison.table(compared))
             page = comparison.write(compared, pathlib.Path(given.workdir) / "paired.html", f"Arms of {name}")
@@ -227,7 +230,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("arms", "none,explicit,folded", "Names of arms; differences are to the first.")
     flags.DEFINE_multi_string("arm", [], "One more arm: name=option=value,option=value.")
     flags.DEFINE_string("seeds", "0..4", "A range, 0..15, or numbers with commas between them.")
-    flags.DEFINE_list("rates", "", "Learning rates, at each of which every arm runs; by default the config's.")
+    flags.DEFINE_list("rates", "", "Learning rates to run and to report; by default the config's, and all in the file.")
     flags.DEFINE_string("results", None, "File of results; by default experiments/results/NAME.jsonl.")
     flags.DEFINE_string("name", None, "What the config is called in it; by default its recipe's name.")
     flags.DEFINE_string("workdir", "runs/paired", "Directory of features, whole trainings and the page.")
