@@ -139,7 +139,9 @@ def _counted(data: Data, config) -> Data:
 
 
 def _set_reading(source: Source, config) -> None:
-    source.reading = dataclasses.replace(source.reading, max_pixels=config.max_pixels, image_bits=config.image_bits)
+    source.reading = dataclasses.replace(
+        source.reading, max_pixels=config.max_pixels, image_bits=config.image_bits, channels=config.get("channels", 3)
+    )
 
 
 def _imported(config) -> Data:
@@ -285,6 +287,13 @@ def check_config(config) -> None:
         require(option, folders, "None or two folders (images, annotations)")
     for option in ("train_split", "val_split"):
         require(option, config.get(option) is None or isinstance(config[option], str), "None or text")
+    channels = config.get("channels", 3)  # not in the configs of older runs
+    require("channels", channels in (1, 3, 4) and not isinstance(channels, bool), "1, 3 or 4")
+    if channels != 3:
+        require("channels", config.name != "shapes", "3, as generated pictures are RGB")
+        require("grey", not config.get("grey", 0.0), f"0, as data.channels is {channels}: it is of RGB images")
+    if channels == 4:
+        require("photometric", not config.photometric, "False, as data.channels is 4: hue and saturation are of RGB")
     if config.name == "shapes":
         require("image_size", is_size(config.image_size), f"two positive whole numbers (height, width) {pixels}")
         most = f"a positive whole number of at most {2**31 - 1:,}"

@@ -81,12 +81,13 @@ def _present(amounts: np.ndarray) -> list[int]:
 
 
 def _figure(name: str, image: np.ndarray, label: np.ndarray, size, found: np.ndarray, labels) -> dict:
+    visible = image.repeat(3, axis=2) if image.shape[2] == 1 else image[..., :3]
     opacity = bytes(255 * (k != _CLEAR) for k in range(256))
     return {
         "name": os.path.basename(name),
         "size": size,
         "classes": [labels.names[k] for k in _present(found)],
-        "image": _data_url(Image.fromarray(image), "JPEG", quality=88),
+        "image": _data_url(Image.fromarray(visible), "JPEG", quality=88),
         "label": _data_url(overlay(label, size, labels.palette), "PNG", transparency=opacity, optimize=True),
     }
 

@@ -23,6 +23,17 @@ FILES = ("PNG", "JPEG")  # what data sets are made of
 PREDICTED = (*FILES, "BMP", "TIFF", "WebP")  # what `predict` takes
 SAVE_AS_PNG = "Save it as PNG with 8 bits a channel."
 _PILLOW = {"JPEG": ["JPEG", "MPO"], "BMP": ["BMP"], "TIFF": ["TIFF"], "WebP": ["WEBP"], "PPM": ["PPM"]}
+GREY, RGB, FOUR = 1, 3, 4  # channels that images may have
+# what has one or four channels without a conversion: colour types of PNG files, Pillow's modes of others
+_PNG = {GREY: (png.GREY, png.GREY_ALPHA), FOUR: (png.RGBA,)}
+_MODES = {GREY: ("L", "I;16", "I;16B", "I;16L", "I", "F"), FOUR: ("RGBA", "RGBX")}
+_SAID = {
+    png.GREY: "grey",
+    png.RGB: "RGB",
+    png.PALETTE: "a palette file",
+    png.GREY_ALPHA: "grey with alpha",
+    png.RGBA: "RGBA",
+}
 _OTHERS = {
     b"GIF8": "GIF",
     b"%!PS": "PostScript",
@@ -50,10 +61,11 @@ _UPRIGHT = {
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How pictures are read: config.data's max_pixels and image_bits, and the formats that may come."""
+    """How pictures are read: config.data's max_pixels, image_bits and channels, and the formats that may come."""
 
     max_pixels: int = 100_000_000
     image_bits: int = 8
+    channels: int = 3
     formats: tuple[str, ...] = (*FILES, "PPM")  # PPM: what sources draw in memory
 
 
@@ -65,28 +77,47 @@ class Mask(NamedTuple):
 
 
 def decode_image(data: bytes, name: str, reading: Reading = Reading()) -> np.ndarray:
-    """An image file -> uint8 [h, w, 3] RGB, upright; 16-bit channels scaled from reading.image_bits.
+    """An image file -> uint8 [h, w, reading.channels], upright; 16-bit channels scaled from reading.image_bits.
 
-    Raises DataError naming the file if it is not whole, too large, of another format, or of more than 8 bits a channel
-    while image_bits says 8.
+    Three channels are RGB, made of whatever there is; a single one is that of a grey file, four are those of RGBA.
+    Raises DataError naming the file if it is not whole, too large, of another format, has other channels, or more than
+    8 bits a channel while image_bits says 8.
     """
+    wanted = reading.channels
     form = _format(data, name, "image", reading.formats)
     if form == "PNG":
         header, _ = _png(data, name, "image", reading)
-        pixels = _decoded(lambda: png.samples(data, header, 3), data, name, "image")
+        if wanted != RGB and header.kind not in _PNG[wanted]:
+            raise _other_channels(name, _SAID[header.kind], wanted)
+        pixels = _decoded(lambda: png.samples(data, header, wanted), data, name, "image")
         return upright(_eight_bits(pixels, name, reading), png.orientation(data, header))
     image, turn = _pillow(data, name, "image", form, reading)
+    if wanted != RGB and image.mode not in _MODES[wanted]:
+        raise _other_channels(name, f"of Pillow's mode {image.mode}", wanted)
     if image.mode.startswith("I;16"):
-        return upright(_eight_bits(np.stack([np.asarray(image)] * 3, -1).astype(np.uint16), name, reading), turn)
+        return upright(_eight_bits(np.stack([np.asarray(image)] * wanted, -1).astype(np.uint16), name, reading), turn)
     if image.mode in ("I", "F"):
         raise DataError(
             f"{name}: the image has one channel of 32 bits (Pillow's mode {image.mode}); expected 8 bits a channel. "
             "Scale its values to 0..255 and save it as an 8-bit PNG, all images of the set by the same rule."
         )
+    if wanted != RGB:
+        return upright(np.asarray(image).reshape(image.height, image.width, wanted), turn)
     try:
         return upright(np.asarray(image.convert("RGB")), turn)
     except ValueError as error:
         raise DataError(f"{name}: the image has {image.mode} pixels, not RGB: {error}. {SAVE_AS_PNG}") from error
+
+
+def _other_channels(name: str, found: str, wanted: int) -> DataError:
+    expected, save = {
+        GREY: ("a grey one", "Save it as a grey file of 8 or 16 bits"),
+        FOUR: ("four channels: RGBA, of a PNG or TIFF file", "Save it as a PNG with the fourth channel as its alpha"),
+    }[wanted]
+    return DataError(
+        f"{name}: the image is {found}; expected {expected}, as data.channels is {wanted}. {save}, or give "
+        "--config.data.channels=3."
+    )
 
 
 def decode_mask(data: bytes, name: str, reading: Reading = Reading()) -> Mask:

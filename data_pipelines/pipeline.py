@@ -38,8 +38,8 @@ def train_batches(
     span two epochs. The processes' batches put together in their order are the batch of a single process.
 
     Yields:
-      'image' uint8 [b, H, W, 3] RGB, 'label' uint8 [b, H, W] of train ids, 'size' int32 [b, 2]: (h, w) of the content,
-      the rest being padding (image 0, label 255) at the bottom and right (config.padding: content too);
+      'image' uint8 [b, H, W, channels], RGB mostly, 'label' uint8 [b, H, W] of train ids, 'size' int32 [b, 2]: (h, w)
+      of the content, the rest being padding (image 0, label 255) at the bottom and right (config.padding: content too);
       b = config.batch_size / process_count.
 
     Raises (from the iterator): DataError if a file cannot be used and config.on_error is 'stop';
@@ -98,7 +98,8 @@ def eval_batches(
     planned: called before the first batch with the (height, width) of every image, as batches will come.
 
     Yields:
-      'image' uint8 [b, h, w, 3], 'label' uint8 [b, h, w], 'valid' bool [b], 'index' int32 [b] (-1 where not valid).
+      'image' uint8 [b, h, w, channels], 'label' uint8 [b, h, w], 'valid' bool [b], 'index' int32 [b] (-1 where not
+      valid).
     """
     local = _local_size(batch_size, process_count, "batch_size")
     plan = _plan_by_size(source, batch_size, on_error)
@@ -112,10 +113,14 @@ def eval_batches(
         loaded = _load(source, labels, index) if index >= 0 else (None, None, _READ, "")
         if index >= 0 and loaded[2] == _READ:
             return loaded
-        return np.zeros((height, width, 3), np.uint8), np.full((height, width), IGNORE, np.uint8), *loaded[2:]
+        return (
+            np.zeros((height, width, source.reading.channels), np.uint8),
+            np.full((height, width), IGNORE, np.uint8),
+            *loaded[2:],
+        )
 
     def example(place):
-        element = _tensors(load, place)
+        element = _tensors(load, place, source)
         valid = (indices[place] >= 0) & (element["status"] == _READ)
         return element | {"valid": valid, "index": tf.where(valid, indices[place], -1)}
 
@@ -135,7 +140,9 @@ def train_examples(data, config, *, seed: int, stage: str) -> Iterator[np.ndarra
             return _augmented(data, config, order, seed, _TRAINING, *where)["image"]
         index, _, _ = order.at(seed, _TRAINING, *where)
         if stage == "decode":
-            return tf.shape(_tensors(lambda index: _load(data.train, data.labels, int(index)), index)["image"])
+            return tf.shape(
+                _tensors(lambda index: _load(data.train, data.labels, int(index)), index, data.train)["image"]
+            )
         return tf.numpy_function(lambda index: sum(map(len, data.train[int(index)][:2])), [index], tf.int64)
 
     return _mapped(tf.data.Dataset.range(tf.int64.max), example).as_numpy_iterator()
@@ -162,7 +169,7 @@ def _crop(data, config, key: tf.Tensor, slot: tf.Tensor, index: tf.Tensor) -> di
     def load(index):
         return _load(data.train, data.labels, int(index), cache, substitute=config.on_error == "skip")
 
-    element = _tensors(load, index)
+    element = _tensors(load, index, data.train)
     key = _random.stateless_fold_in(key, slot, alg="philox")
     options = transforms.Augmentation(**augmentation_options(config))
     return element | transforms.augment(element["image"], element["label"], key, options)
@@ -175,7 +182,7 @@ def training_order(data, *, seed: int, first: int, last: int) -> list[int]:
     return [int(order.at(seed, _TRAINING, *place)[0]) for place in places]
 
 
-def _tensors(load: Callable, index: tf.Tensor) -> dict[str, tf.Tensor]:
+def _tensors(load: Callable, index: tf.Tensor, source: Source) -> dict[str, tf.Tensor]:
     """Runs the Python function `load`, which returns what _load does, as a TensorFlow op."""
 
     def encoded(index):
@@ -184,7 +191,7 @@ def _tensors(load: Callable, index: tf.Tensor) -> dict[str, tf.Tensor]:
 
     image, label, status, message = tf.numpy_function(encoded, [index], [tf.uint8, tf.uint8, tf.int32, tf.string])
     return {
-        "image": tf.ensure_shape(image, [None, None, 3]),
+        "image": tf.ensure_shape(image, [None, None, source.reading.channels]),
         "label": tf.ensure_shape(label, [None, None]),
         "status": tf.ensure_shape(status, []),
         "message": tf.ensure_shape(message, []),
@@ -219,7 +226,7 @@ def _load(source, labels, index: int, cache: Cache | None = None, substitute: bo
     """
     if cache is not None and index in cache:
         return *cache[index], _READ, ""
-    blank = np.zeros((1, 1, 3), np.uint8), np.full((1, 1), IGNORE, np.uint8)
+    blank = np.zeros((1, 1, source.reading.channels), np.uint8), np.full((1, 1), IGNORE, np.uint8)
     try:
         image, label = read_example(source, labels, index)
     except LabelError as error:

@@ -49,12 +49,12 @@ def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmen
     """Random scale, crop, flip, photometric distortion, effects; then padding at the bottom and right to the crop.
 
     Args:
-      image: uint8 [h, w, 3]; label: uint8 [h, w] of train ids; seed: int [2].
+      image: uint8 [h, w, channels]; label: uint8 [h, w] of train ids; seed: int [2].
 
     Returns:
-      'image' uint8 [H, W, 3] (padding 0), 'label' uint8 [H, W] (padding 255), 'size' int32 [2]: (h, w) of the content,
-      what lies outside it being set to zero after normalisation. With `padding`, or black_padding, the padding has that
-      grey and counts as content.
+      'image' uint8 [H, W, channels] (padding 0), 'label' uint8 [H, W] (padding 255), 'size' int32 [2]: (h, w) of the
+      content, what lies outside it being set to zero after normalisation. With `padding`, or black_padding, the padding
+      has that grey and counts as content.
     """
     draws = tf.random.stateless_uniform([_RANDOM_NUMBERS], seed, alg="philox")
     ratio, offsets, mirror, colour = tf.split(draws, [1, 2 * (REDRAWS + 1), 1, 9])
@@ -74,7 +74,8 @@ def augment(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, options: Augmen
     right: Any = options.crop[1] - content[1]
     return {
         "image": tf.ensure_shape(
-            tf.pad(image, [[0, bottom], [0, right], [0, 0]], constant_values=options.fill or 0), (*options.crop, 3)
+            tf.pad(image, [[0, bottom], [0, right], [0, 0]], constant_values=options.fill or 0),
+            (*options.crop, image.shape[-1]),
         ),
         "label": tf.ensure_shape(tf.pad(label, [[0, bottom], [0, right]], constant_values=IGNORE), options.crop),
         "size": content if options.fill is None else tf.constant(options.crop),
@@ -222,8 +223,9 @@ def resize_window_nearest(label: tf.Tensor, size: tf.Tensor, corner: tf.Tensor, 
 def photometric_distortion(image: tf.Tensor, draws: tf.Tensor, turns: tuple[int, int] = (-18, 17)) -> tf.Tensor:
     """Brightness, contrast, saturation and hue, each with probability one half; draws: float32 [9] in [0, 1).
 
-    The hue turns by a number of steps of two degrees, from the first of `turns` to the last. Contrast comes before
-    saturation or after hue, by the toss of a coin. Each step clips and truncates to uint8.
+    Of an image of one channel brightness and contrast alone. The hue turns by a number of steps of two degrees, from
+    the first of `turns` to the last. Contrast comes before saturation or after hue, by the toss of a coin. Each step
+    clips and truncates to uint8.
     """
     order, brightness, contrast, saturation, hue = tf.unstack(draws[:5] < 0.5)
     delta = -32 + 64 * draws[5]
@@ -233,8 +235,9 @@ def photometric_distortion(image: tf.Tensor, draws: tf.Tensor, turns: tuple[int,
     turn = tf.cast(tf.floor((last - first + 1) * draws[8]), tf.int32) + first
     image = tf.cond(brightness, lambda: linear(image, 1.0, delta), lambda: image)
     image = tf.cond(contrast & order, lambda: linear(image, gain, 0.0), lambda: image)
-    image = tf.cond(saturation, lambda: change_saturation(image, vividness), lambda: image)
-    image = tf.cond(hue, lambda: change_hue(image, turn), lambda: image)
+    if image.shape[-1] == 3:
+        image = tf.cond(saturation, lambda: change_saturation(image, vividness), lambda: image)
+        image = tf.cond(hue, lambda: change_hue(image, turn), lambda: image)
     return tf.cond(contrast & ~order, lambda: linear(image, gain, 0.0), lambda: image)
 
 

@@ -33,12 +33,14 @@ class Server(http.server.HTTPServer):
 
     def mask(self, picture: Image.Image) -> Image.Image:
         """A picture of any size -> its class ids, as a palette image of that size."""
-        height, width = self.metadata["input"]["shape"][1:3]
-        image = np.asarray(ImageOps.exif_transpose(picture).convert("RGB").resize((width, height)))
+        height, width, channels = self.metadata["input"]["shape"][1:]
+        picture = ImageOps.exif_transpose(picture)
+        image = np.asarray(picture.convert("L" if channels == 1 else "RGB").resize((width, height)))
+        image = image.reshape(height, width, channels)
         (ids,) = self.session.run(["ids"], {"images": image[None]})
         result = Image.fromarray(ids[0])
         result.putpalette(np.array(self.metadata["palette"], np.uint8).tobytes())
-        return result.resize(ImageOps.exif_transpose(picture).size, Image.Resampling.NEAREST)
+        return result.resize(picture.size, Image.Resampling.NEAREST)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

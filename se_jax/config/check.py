@@ -204,6 +204,7 @@ def _check_together(config) -> None:
             f"data.ratio_range is {config.data.ratio_range}; expected (low, high) with low <= high. Give "
             f'--config.data.ratio_range="({high}, {low})"'
         )
+    _check_channels(config)
     if config.data.batch_size % config.accumulate:
         unit = config.accumulate
         raise ValueError(
@@ -217,6 +218,15 @@ def _check_together(config) -> None:
             "Give --config.init_from too, or leave --config.init_skip out"
         )
     _check_indices(config.model)
+
+
+def _check_channels(config) -> None:
+    channels, given = config.data.channels, config.model.normalization
+    if given and len(given[0]) != channels:
+        raise ValueError(
+            f"model.normalization is {_short(given)}, of {len(given[0])} channels; expected as many as data.channels, "
+            f"which is {channels}. Give --config.model.normalization that many means and stds, or leave it out"
+        )
 
 
 def _check_weights(config) -> None:

@@ -89,11 +89,13 @@ def span(each: Range) -> Range:
 
 
 def normalization() -> Range:
-    """(mean, std) of three colours."""
-    mean, std = several(number(0, 255), 3, 3), several(number(0, 255, above=True), 3, 3)
+    """(mean, std) of every channel."""
+    mean, std = several(number(0, 255), 1, MOST_CHANNELS), several(number(0, 255, above=True), 1, MOST_CHANNELS)
 
     def holds(value) -> bool:
-        return isinstance(value, (tuple, list)) and len(value) == 2 and mean.holds(value[0]) and std.holds(value[1])
+        if not (isinstance(value, (tuple, list)) and len(value) == 2):
+            return False
+        return mean.holds(value[0]) and std.holds(value[1]) and len(value[0]) == len(value[1])
 
     return Range("((mean of red, green, blue), (std of red, green, blue)) on the scale of 0 to 255, std above 0", holds)
 
@@ -125,6 +127,8 @@ NAMES = Range(
 )
 PATTERN = Range("a regular expression, e.g. '^encoder/'", _is_pattern)
 STEPS = whole(1, MOST)
+CHANNELS = Range("1, 3 or 4", lambda value: _is_whole(value) and value in (1, 3, 4))
+MOST_CHANNELS = 64  # of images
 RATE = number(0, 1, below=True)  # of dropped channels or paths
 SHARE = number(0, 1)
 FACTOR = number(0, 1e6)

@@ -102,6 +102,8 @@ def data() -> dict:
         "max_pixels": 100_000_000,  # of an image or a mask, by its header; a larger one is refused before it is decoded
         # of 16-bit images, the bits that the camera uses (9 to 16): values are scaled to 8 bits; 8: they are refused
         "image_bits": 8,
+        # of images: 3, RGB; 1, grey; 4, of a PNG with alpha, which is taken as a channel, e.g. near infrared
+        "channels": 3,
         "cache": False,  # keep decoded training images: 4 bytes a pixel, in half of the free memory at most
         # classes that a smaller share of the training images holds are shown more often, by LVIS's repeat factors, e.g.
         # 0.1; 0: every image once an epoch
@@ -115,7 +117,7 @@ def data() -> dict:
         "crop": (96, 128),  # (height, width)
         "cat_max_ratio": 0.75,  # a crop is drawn again while one class covers this share of it; 1: never
         "flip": 0.5,  # probability
-        "photometric": True,  # random brightness, contrast, saturation and hue
+        "photometric": True,  # random brightness and contrast, and, of three channels, saturation and hue
         "hue": (-18, 17),  # of which turns, in steps of two degrees; (-18, 18) in detectron2
         "rotate": 0.0,  # largest angle in degrees, either way; what turns in from outside is black and ignored
         "flip_vertical": 0.0,  # probabilities of this and the next three

@@ -1,6 +1,7 @@
 """What each option may be: a table option -> range. `se_jax.config.check` applies it."""
 
 from se_jax.config.kinds import (
+    CHANNELS,
     FACTOR,
     FLAG,
     INDEX,
@@ -90,6 +91,7 @@ OPTIONS = {
     "data.on_error": one_of("stop", "skip"),
     "data.max_pixels": whole(1, 178_000_000),
     "data.image_bits": whole(8, 16),
+    "data.channels": CHANNELS,
     "data.cache": FLAG,
     "data.repeat_threshold": SHARE,
     "data.scale": optional(size("(width, height)")),

@@ -22,6 +22,7 @@ from se_jax.evaluation import inference
 from se_jax.evaluation.boundary_iou import BoundaryIoU
 from se_jax.evaluation.compilations import announcement
 from se_jax.evaluation.image_table import ImageTable
+from se_jax.evaluation.images import visible
 from se_jax.evaluation.metrics import ConfusionMatrix, Metric
 from se_jax.evaluation.protocol import protocol
 from se_jax.evaluation.worst_images import WorstImages
@@ -292,9 +293,10 @@ def write_pictures(
                     raise
                 continue
             mask = programs.class_ids(variables, image[None])[0]
-            arrays |= {f"image_{i}": image, f"truth_{i}": truth, f"prediction_{i}": mask}
+            arrays |= {f"image_{i}": visible(image), f"truth_{i}": truth, f"prediction_{i}": mask}
             if segments and (found := programs.segments(variables, image, SEGMENTS)):
                 found["mask"] = np.round(255 * found["mask"]).astype(np.uint8)
+                found["image"] = visible(found["image"])
                 run.write_arrays(segments, {key: arrays[key] for key in ("palette", "names")} | found)
             segments = None
         run.write_arrays(path, arrays)

@@ -59,7 +59,7 @@ def predict_files(
     source, output = pathlib.Path(source), pathlib.Path(output)
     files = [path for path in find_images(source) if output not in path.parents]  # not what an earlier call wrote
     run.make(output, "output")
-    reading = {name: model.config.data[name] for name in ("max_pixels", "image_bits")} | reading
+    reading = {name: model.config.data[name] for name in ("max_pixels", "image_bits", "channels")} | reading
     targets = _targets(files, source, output)
     errors, areas = {}, {}
     sizes = [size_of(path) for path in files]
@@ -71,6 +71,7 @@ def predict_files(
         batches,
         lambda i: read_image(files[i], **reading),
         lambda images, goal: model.call(what, images, goal),
+        model.network.channels,
     )
     for done, (index, image, result) in enumerate(results, 1):
         if image is None:

@@ -35,7 +35,7 @@ class ImageTable(ImageAreas):
 
         An image's miou is the mean over its own classes, so the mean of the column is not the data set's mIoU.
         """
-        rows = [["image", "pixels", "miou", "accuracy", *(f"iou/{name}" for name in self.names)]]
+        rows: list[list] = [["image", "pixels", "miou", "accuracy", *(f"iou/{name}" for name in self.names)]]
         for index, (right, union) in enumerate(total):
             if right.min() < 0:
                 continue

@@ -40,6 +40,7 @@ from PIL import Image
 from se_jax import parallel
 from se_jax.evaluation import geometry
 from se_jax.evaluation.compilations import windows
+from se_jax.evaluation.images import resized
 from se_jax.evaluation.protocol import Protocol
 from se_jax.evaluation.seen import Seen
 from se_jax.losses.base import IGNORE
@@ -256,8 +257,7 @@ class Inference:
         height, width = self.protocol.seen_size(images.shape[1:3])
         if (height, width) == images.shape[1:3]:
             return images
-        resized = (Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR) for image in images)
-        return np.stack([np.asarray(image) for image in resized])
+        return np.stack([resized(image, (height, width), Image.Resampling.BILINEAR) for image in images])
 
     def count(self, metrics, variables, batch) -> tuple:
         """What metrics count of the predictions for a batch.
@@ -325,7 +325,7 @@ class Inference:
         return begun
 
     def _compile_network(self, shapes, images: int, size):
-        padded = (images, *map(geometry.bucket, size), 3)
+        padded = (images, *map(geometry.bucket, size), self.model.channels)
         inputs = jax.ShapeDtypeStruct(padded, jnp.uint8, sharding=parallel.split(self.mesh))
         return self.lower_network(shapes, inputs, size).compile()
 

@@ -105,7 +105,10 @@ def _filled(lengths: Iterable[int], places: int) -> int:
 
 
 def predicted(
-    batches: Sequence[Batch], load: Callable[[int], np.ndarray], predict: Callable[[np.ndarray, Size | None], Any]
+    batches: Sequence[Batch],
+    load: Callable[[int], np.ndarray],
+    predict: Callable[[np.ndarray, Size | None], Any],
+    channels: int = 3,
 ) -> Iterator[tuple[int, np.ndarray | None, Any]]:
     """(index, image, result) of every image, in the order of the batches.
 
@@ -121,7 +124,7 @@ def predicted(
         for place, batch in enumerate(batches):
             coming = next((each for each in batches[place + 1 :] if each.program != batch.program), None)
             if coming is not None and coming.size is not None and coming.program not in waiting:
-                blank = np.zeros((coming.places, *coming.size, 3), np.uint8)
+                blank = np.zeros((coming.places, *coming.size, channels), np.uint8)
                 waiting[coming.program] = background.submit(predict, blank, coming.goal)
             if batch.program in waiting:
                 concurrent.futures.wait([waiting[batch.program]])  # what fails there fails here too, and is told

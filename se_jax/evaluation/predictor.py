@@ -20,11 +20,12 @@ from PIL import Image
 from se_jax import checkpoints, parallel, run
 from se_jax.config import networks, options
 from se_jax.config.check import check
+from se_jax.config.normalization import IMAGENET, for_channels
 from se_jax.equalizer import calibrate
 from se_jax.equalizer.fold import can_fold, fold, fold_weights
 from se_jax.equalizer.sites import find_sites, identity_statistics
 from se_jax.evaluation import inference, many
-from se_jax.evaluation.images import as_image, find_images, save_ids, size_of
+from se_jax.evaluation.images import as_image, find_images, resized, save_ids, size_of, visible
 from se_jax.evaluation.protocol import View, input_size, protocol
 from se_jax.importers import normalization_of, start_from
 from se_jax.models import Segmenter, build
@@ -102,7 +103,7 @@ class Model:
         placed = jax.device_put(kept, jax.local_devices()[0])
         self.variables = {**self.variables, **start_from(path, self.network, placed, skip)}
         if found := normalization_of(path, self.network, self.config.data.crop):
-            self.config.model.normalization = found
+            self.config.model.normalization = for_channels(found, self.network.channels)
             self.network = build(self.config.model)
 
     def save(self, workdir) -> None:
@@ -139,7 +140,7 @@ class Model:
         height, width = many.rounded((int(middle[0]), int(middle[1])), self._multiple)
 
         def image(given) -> np.ndarray:
-            return np.asarray(Image.fromarray(as_image(given, **self._reading)).resize((width, height)))
+            return resized(as_image(given, **self._reading), (height, width))
 
         def batches():
             for start in range(0, len(chosen), batch):
@@ -155,8 +156,8 @@ class Model:
         """Images -> uint8 class ids of their own size, as the evaluation computes them up to the rounding below.
 
         Args:
-          images: one image, as uint8 [h, w, 3] (RGB), PIL image or path of a file; or several, as uint8 [b, h, w, 3],
-            list, path of a folder, or iterator (frames of a video), which gives an iterator.
+          images: one image, as uint8 [h, w, 3] (RGB; data.channels), PIL image or path of a file; or several, as uint8
+            [b, h, w, 3], list, path of a folder, or iterator (frames of a video), which gives an iterator.
           exact: give the network the very size that config.eval says. By default sides of its input are rounded up to
             multiples of 32, and several images make at most 12 sizes, as every new size compiles for seconds.
           confidence: also the probability of each pixel's class.
@@ -187,8 +188,8 @@ class Model:
         return colors[mask]
 
     def overlay(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Image [h, w, 3] with the mask's colours laid over it, uint8."""
-        return (image * (1 - OVERLAY) + self.color(mask) * OVERLAY).round().astype(np.uint8)
+        """Image [h, w, channels] with the mask's colours laid over it, uint8."""
+        return (visible(image) * (1 - OVERLAY) + self.color(mask) * OVERLAY).round().astype(np.uint8)
 
     def save_mask(self, mask: np.ndarray, path) -> None:
         """Write class ids as a palette PNG: its pixels are the ids, its colours the data set's."""
@@ -203,7 +204,7 @@ class Model:
 
     @property
     def _blank(self):
-        return jnp.zeros((1, *self.config.data.crop, 3))
+        return jnp.zeros((1, *self.config.data.crop, self.network.channels))
 
     @functools.cached_property
     def _shapes(self):
@@ -217,7 +218,8 @@ class Model:
 
     @property
     def _reading(self) -> dict[str, int]:
-        return {name: self.config.data[name] for name in ("max_pixels", "image_bits")}
+        bounds = {name: self.config.data[name] for name in ("max_pixels", "image_bits")}
+        return bounds | {"channels": self.network.channels}
 
     @property
     def folded(self) -> tuple[Segmenter, dict[str, Any]]:
@@ -264,12 +266,19 @@ class Model:
         if isinstance(images, Iterator):
             return (self._each(image, what, exact, batch_size) for image in images)
         found, one = _listed(images)
-        found = [image if isinstance(image, (str, pathlib.Path)) else as_image(image) for image in found]
+        channels = self.network.channels
+        found = [
+            image if isinstance(image, (str, pathlib.Path)) else as_image(image, channels=channels) for image in found
+        ]
         sizes = [size_of(image) for image in found]
         goals = self.goals([size for size in sizes if size is not None], exact)
         batches = many.plan(sizes, goals, batch_size or self.config.eval.batch_size)
         results: list[Any] = [None] * len(found)
-        for index, _, result in many.predicted(batches, lambda i: as_image(found[i], **self._reading), call):
+
+        def load(i: int) -> np.ndarray:
+            return as_image(found[i], **self._reading)
+
+        for index, _, result in many.predicted(batches, load, call, channels):
             if isinstance(result, Exception):
                 raise result
             results[index] = result
@@ -288,13 +297,20 @@ def _listed(images) -> tuple[list[Any], bool]:
     """(images one by one, whether it is a single one)."""
     if isinstance(images, (str, pathlib.Path)):
         return find_images(images), not pathlib.Path(images).is_dir()
-    if isinstance(images, Image.Image) or (hasattr(images, "ndim") and images.ndim == 3):
+    if isinstance(images, Image.Image) or (hasattr(images, "ndim") and images.ndim in (2, 3)):
         return [images], True
     return list(images), False
 
 
 def create(
-    head, encoder, classes: int | Sequence[str], *, weights: str = "", skip="", equalizer: str = "explicit"
+    head,
+    encoder,
+    classes: int | Sequence[str],
+    *,
+    weights: str = "",
+    skip="",
+    equalizer: str = "explicit",
+    channels: int = 3,
 ) -> Model:
     """A network by the names of its parts, e.g. create("uper", "resnet50", classes=21).
 
@@ -304,8 +320,10 @@ def create(
       head: one of `se_jax.list_heads()`, or options, {'name': 'uper', 'channels': 64}.
       encoder: one of `se_jax.list_encoders()`, or options, {'name': 'resnet', 'depth': 18, 'width': 16}.
       classes: how many, or their names.
-      weights, skip: as of `Model.load_weights`.
+      weights: the path that `Model.load_weights` takes; '' for none.
+      skip: as of `Model.load_weights`.
       equalizer: 'explicit' (the identity until `Model.calibrate` has measured), or 'none'.
+      channels: of the images; the first kernel of weights of RGB is made to fit.
 
     Raises:
       ValueError: a name or an option that there is not; says which are nearest.
@@ -318,6 +336,8 @@ def create(
     names = [f"class {k}" for k in range(classes)] if isinstance(classes, int) else list(classes)
     config = networks.combined(options.get_config(), find_encoder(encoder), find_head(head))
     config.model.num_classes = len(names)
+    if channels != config.data.channels:
+        config.data.channels, config.model.normalization = channels, for_channels(IMAGENET, channels)
     if config.model.equalizer.mode != "none":  # as of heads that fuse nothing
         config.model.equalizer.mode = equalizer
     hues = (colorsys.hsv_to_rgb(0.618 * k % 1, 0.6, 0.9) for k in range(len(names)))  # apart from their neighbours

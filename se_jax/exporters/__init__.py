@@ -26,6 +26,7 @@ FORMATS = {
     "tflite": ("tensorflow", 'pip install "se_jax[data]"'),
     "onnx": ("onnx", 'pip install "se_jax[export]"'),
 }
+COLORS = {1: "grey", 3: "RGB", 4: "RGB and a fourth channel"}  # of images, by their channels
 
 
 def export(
@@ -59,7 +60,7 @@ def export(
     network, variables = model.folded
     traced = Traced(
         program(network, variables, protocol(model.config.eval), size, outputs),
-        (batch, *size, 3),
+        (batch, *size, network.channels),
         outputs,
         _metadata(model, format, size, batch, outputs),
     )
@@ -84,11 +85,11 @@ def export(
 
 
 def _metadata(model: Model, format: str, size, batch: int | None, outputs: str) -> dict[str, Any]:
-    shape = [batch, *size]
+    shape, channels = [batch, *size], model.network.channels
     result = {"ids": ("uint8", shape), "probabilities": ("float32", [*shape, len(model.names)])}[outputs]
     return {
         "format": format,
-        "input": {"dtype": "uint8", "shape": [*shape, 3], "colors": "RGB", "range": [0, 255]},
+        "input": {"dtype": "uint8", "shape": [*shape, channels], "colors": COLORS[channels], "range": [0, 255]},
         "output": {"name": outputs, "dtype": result[0], "shape": result[1]},
         "classes": list(model.names),
         "palette": model.palette.tolist(),

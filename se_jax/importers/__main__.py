@@ -29,7 +29,7 @@ def import_file(config, source, output: str, layout: str, *, skip_classifier: bo
 
     from se_jax import checkpoints, parallel, run, run_config
     from se_jax.config import check
-    from se_jax.config.normalization import IMAGENET, text
+    from se_jax.config.normalization import IMAGENET, for_channels, text
     from se_jax.importers import convert, differences, files
     from se_jax.importers.packages import locate
     from se_jax.importers.rules import TAP_BIAS
@@ -46,20 +46,25 @@ def import_file(config, source, output: str, layout: str, *, skip_classifier: bo
     # no PyTorch network has equalizers, but an exported one may have them in its weights
     config.model.equalizer.mode = "folded" if any(name.endswith(f".{TAP_BIAS}") for name in state_dict) else "none"
     network = build(config.model)
+    network = network.clone(normalization=for_channels(network.normalization, config.data.channels))
     skip = Skip(",".join(filter(None, (skipping, "classifier" * skip_classifier))), network)
     whole = convert.holds_heads(state_dict)
     model = network if whole else network.encoder
     if base and not whole:
         raise ValueError(f"{source} holds an encoder alone; --base is for whole networks whose encoder is a difference")
     # initial values, for what the checkpoint may lack
-    variables = parallel.jit_once(model.init)(jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, 3)))
+    variables = parallel.jit_once(model.init)(
+        jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, network.channels))
+    )
     try:
         done = convert.match(model, state_dict, variables, layout, skip=skip, bgr=bgr)
         skip.check("/".join(key[1:]) for key in traverse_util.flatten_dict(variables))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     done = differences.add(done, locate(base), network) if base else done
-    config.model.normalization = config.model.normalization or done.normalization
+    expected = for_channels(done.normalization or IMAGENET, config.data.channels)
+    if done.normalization or config.data.channels != 3:
+        config.model.normalization = config.model.normalization or expected
     filled = done.variables if whole else {name: {"encoder": part} for name, part in done.variables.items()}
     checkpoints.save_variables(folder, jax.device_get(filled))
     with open(source, "rb") as file:
@@ -78,7 +83,7 @@ def import_file(config, source, output: str, layout: str, *, skip_classifier: bo
     }
     run.write_json(folder / run.IMPORT, facts)
     describe(done, "network" if whole else "encoder")
-    used, expected = (text(each or IMAGENET) for each in (config.model.normalization, done.normalization))
+    used, expected = (text(each) for each in (config.model.normalization or IMAGENET, expected))
     print(f"images are normalised by {used}" + ("" if used == expected else f", though such weights expect {expected}"))
     if whole:
         run_config.write(folder, config)
@@ -179,7 +184,7 @@ def _image(config):
         return image[:height, :width], f"the first image of {data.val.name} ({width}x{height})"
     except (ImportError, OSError, ValueError) as error:
         height, width = config.data.crop
-        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, config.data.channels), dtype=np.uint8)
         return noise, f"noise of {width}x{height}, as the data set is not at hand ({error}),"
 
 

@@ -1,6 +1,7 @@
 """Tensors made for another size than the network's: bias tables of other windows, first convolutions of other channels.
 
-Sources: mmsegmentation 1.2.2's SwinTransformer (tables, by torch's bicubic interpolate) and timm's adapt_input_conv.
+Sources: mmsegmentation 1.2.2's SwinTransformer (tables, by torch's bicubic interpolate); timm's adapt_input_conv and
+segmentation_models_pytorch's patch_first_conv, which agree.
 """
 
 import math

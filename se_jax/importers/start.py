@@ -51,7 +51,9 @@ def normalization_of(path, model, size: tuple[int, int]) -> Normalization | None
     path = locate(path)
     if path.is_file():
         plain = model.with_equalizer(mode="none")
-        variables = jax.eval_shape(plain.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+        variables = jax.eval_shape(
+            plain.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size, plain.channels), jnp.float32)
+        )
         return normalization(plain, files.read(path), variables)
     folder = _run_of(path)
     if (folder / run.CONFIG).is_file():

@@ -34,7 +34,7 @@ def branch_maps(model: Segmenter, variables, images) -> dict[str, jax.Array]:
 
 def branch_names(model: Segmenter, variables, size: tuple[int, int]) -> list[str]:
     """The names of `branch_maps` for images of that (height, width); nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *size, model.channels), jnp.float32)
     names = []  # kept while tracing: what comes out of it is sorted
 
     def trace(variables, images):

@@ -12,31 +12,35 @@ from se_jax.config.normalization import IMAGENET, Normalization
 from se_jax.models.decoders.base import Decoder
 
 
-def check_images(images, who: str) -> None:
-    """Raises ValueError, in the name of `who`, where images are not [b, h, w, 3]."""
+def check_images(images, who: str, channels: int = 3) -> None:
+    """Raises ValueError, in the name of `who`, where images are not [b, h, w, channels]."""
     shape = getattr(images, "shape", None)
     if shape is None:
-        raise ValueError(f"{who} got {type(images).__name__}; expected an array of images [batch, height, width, 3]")
-    if len(shape) != 4 or shape[3] != 3:
+        raise ValueError(
+            f"{who} got {type(images).__name__}; expected an array of images [batch, height, width, {channels}]"
+        )
+    if len(shape) != 4 or shape[3] != channels:
         advice = ""
-        if len(shape) == 4 and shape[1] == 3:
-            advice = ". They are [batch, 3, height, width], as of PyTorch: images.transpose(0, 2, 3, 1)"
-        elif len(shape) == 3 and shape[2] == 3:
+        if len(shape) == 4 and shape[1] == channels:
+            advice = f". They are [batch, {channels}, height, width], as of PyTorch: images.transpose(0, 2, 3, 1)"
+        elif len(shape) == 3 and shape[2] == channels:
             advice = ". A single image is a batch of one: image[None]"
-        raise ValueError(f"{who} got images of shape {list(shape)}; expected [batch, height, width, 3]{advice}")
+        raise ValueError(
+            f"{who} got images of shape {list(shape)}; expected [batch, height, width, {channels}]{advice}"
+        )
 
 
 def normalize(images, sizes=None, normalization: Normalization = IMAGENET):
-    """Normalises RGB images [b, h, w, 3] of 0..255 to float32 of about zero mean and unit variance.
+    """Normalises images [b, h, w, c], RGB mostly, of 0..255 to float32 of about zero mean and unit variance.
 
     As a network's weights expect it: `network.normalize(images)`.
 
     Args:
       sizes: int32 [b, 2], (h, w) of each image without its padding at the bottom and right; padding becomes 0 *after*
         normalisation, as in the reference's SegDataPreProcessor. None where nothing is padded.
-      normalization: (mean, std) of red, green and blue on the scale of 0 to 255; ImageNet's are the reference's.
+      normalization: (mean, std) of the c channels on the scale of 0 to 255; ImageNet's are the reference's.
     """
-    check_images(images, "normalize")
+    check_images(images, "normalize", len(normalization[0]))
     mean, std = np.asarray(normalization, np.float32)
     x = (images.astype(jnp.float32) - mean) / std
     if sizes is None:
@@ -59,7 +63,7 @@ def _check_excess(logits: tuple[int, int], images: tuple[int, int]) -> None:
 
 
 class Segmenter(nn.Module):
-    """Normalised images float32 [b, h, w, 3] -> the decoder's outputs, e.g. {'logits': float32 [b, h / s, w / s, K]}.
+    """Normalised images float32 [b, h, w, c] -> the decoder's outputs, e.g. {'logits': float32 [b, h / s, w / s, K]}.
 
     Logits that are higher or wider than the image, as windows of pixels make them, are cut off at the bottom and right.
 
@@ -67,7 +71,8 @@ class Segmenter(nn.Module):
     head, where there is one, adds {'auxiliary': logits at its own resolution}.
 
     Attributes:
-      normalization: (mean, std) of the colours by which the encoder's weights want images normalised; `normalize` does.
+      normalization: (mean, std) of each of the c channels, 3 mostly, by which the encoder's weights want images
+        normalised; `normalize` does.
 
     Raises:
       ValueError: a part is no module of its kind; in a call, images of another shape, or that are not normalised.
@@ -102,8 +107,13 @@ class Segmenter(nn.Module):
         super().__post_init__()
 
     def normalize(self, images, sizes=None):
-        """RGB images [b, h, w, 3] of 0..255 as the weights expect them; see the function `normalize`."""
+        """Images [b, h, w, channels] of 0..255 as the weights expect them; see the function `normalize`."""
         return normalize(images, sizes, self.normalization)
+
+    @property
+    def channels(self) -> int:
+        """Of images."""
+        return len(self.normalization[0])
 
     @property
     def num_classes(self) -> int:
@@ -149,7 +159,7 @@ class Segmenter(nn.Module):
 
     def __call__(self, images, train: bool = False, progress=None):
         """progress: the share of a training run that is over, a scalar, for decoders that change with it."""
-        check_images(images, "Segmenter")
+        check_images(images, "Segmenter", self.channels)
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(
                 f"Segmenter got {images.dtype} images; expected normalised ones, of floating point: "

@@ -55,7 +55,7 @@ def check_network(config, model) -> None:
     model.decoder.check(_stride(config), config.data.crop)
     _check_multiple(config, model)
     protocol.check(model, config.eval)
-    images = jax.ShapeDtypeStruct((1, *config.data.crop, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *config.data.crop, model.channels), jnp.float32)
     check_sites(find_sites(model, images), model.decoder.equalizer, f"decoder '{config.model.decoder['name']}'")
 
 
@@ -103,7 +103,10 @@ def with_normalization(config, workdir) -> ConfigDict:
     if (workdir / run.CONFIG).exists():
         config.model.normalization = given or run_config.load(workdir).model.normalization
         return config
+    channels = config.data.channels
+    imagenet = normalization.for_channels(normalization.IMAGENET, channels)
     found = config.init_from and normalization_of(config.init_from, build(config.model), config.data.crop)
+    found = normalization.for_channels(found, channels) if found else None
     if given and found and not np.allclose(given, found):
         logging.warning(
             "model.normalization is %s, but the weights of %s expect %s. What is given is used",
@@ -114,9 +117,9 @@ def with_normalization(config, workdir) -> ConfigDict:
         logging.log(
             logging.INFO if found else logging.WARNING,
             "Images for the weights of %s are normalised by %s, %s; for others give --config.model.normalization",
-            *(config.init_from, normalization.text(found or normalization.IMAGENET), why),
+            *(config.init_from, normalization.text(found or imagenet), why),
         )
-    config.model.normalization = given or found or normalization.IMAGENET
+    config.model.normalization = given or found or imagenet
     return config
 
 
@@ -124,7 +127,7 @@ def blank_state(config, model, tx: optax.GradientTransformation, mesh) -> train_
     """The state's shapes and where it lies: jax.ShapeDtypeStructs with shardings."""
 
     def create():
-        images = jnp.zeros((1, *config.data.crop, 3))
+        images = jnp.zeros((1, *config.data.crop, model.channels))
         variables = model.init(jax.random.key(0), images)
         variables["equalizer"] = identity_statistics(find_sites(model, images))
         return train_state.create(variables, tx, keep_ema=config.ema_decay > 0)
@@ -153,7 +156,8 @@ def initial_state(config, model, data, tx: optax.GradientTransformation, mesh, b
     folded = model.decoder.equalizer.mode == "folded" and bool(config.init_from) and is_folded(config.init_from)
     # all modes start from identical weights: those of the network without equalizers
     plain = model if folded else model.with_equalizer(mode="none")
-    init = functools.partial(plain.init, stream(config.seed, "params"), jnp.zeros((1, *config.data.crop, 3)))
+    blank_image = jnp.zeros((1, *config.data.crop, model.channels))
+    init = functools.partial(plain.init, stream(config.seed, "params"), blank_image)
     shapes = jax.eval_shape(init)
     placed = jax.tree.map(lambda _: parallel.replicated(mesh), shapes)
     placed["params"] = parallel.param_shardings(mesh, shapes["params"])

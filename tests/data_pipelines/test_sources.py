@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import data_pipelines
@@ -160,3 +161,22 @@ def test_camvid_is_a_folder_data_set(shared_data):
     assert set(np.unique(batch["label"])) <= {*range(11), 255}
     batch = next(data_pipelines.eval_batches(data.val, data.labels, 2))
     assert batch["image"].shape == (2, 360, 480, 3) and batch["valid"].all()
+
+
+def test_a_bucket_is_read_as_a_disk_is(folder, folder_config):
+    """TensorFlow's file system in memory stands for one: the same calls, under a URL."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        copy = f"ram://bucket/{path.relative_to(folder)}"
+        tf.io.gfile.makedirs(os.path.dirname(copy))
+        tf.io.gfile.copy(str(path), copy)
+    here = data_pipelines.build(folder_config)
+    folder_config.dir = "ram://bucket"
+    there = data_pipelines.build(folder_config)
+    assert there.train.image_name(0) == "ram://bucket/images/train/im0.png"
+    for index in range(5):
+        for ours, expected in zip(*(read_example(data.val, data.labels, index) for data in (there, here)), strict=True):
+            np.testing.assert_array_equal(ours, expected)
+        assert there.val.size(index) == here.val.size(index)
+    folder_config.dir = "ram://nowhere"
+    with pytest.raises(DataError, match="data.dir='ram://nowhere' is not a directory"):
+        data_pipelines.build(folder_config)
