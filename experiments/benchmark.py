@@ -216,16 +216,16 @@ def check_equal(ours: Candidate, peer: Candidate, dtype: str) -> float:
     return error
 
 
-def take_turns(candidates: list[Candidate], repeats: int) -> dict[str, list[float]]:
+def take_turns(candidates: list[Candidate], repeats: int, clock=time.perf_counter) -> dict[str, list[float]]:
     """Seconds of every candidate, by side: one warm-up, then `repeats` rounds in which each runs once."""
     times = {candidate.side: [] for candidate in candidates}
     for turn in range(repeats + 1):
         for candidate in candidates:
             time.sleep(0.05)  # idle threads of the library before wait for work by spinning
-            start = time.perf_counter()
+            start = clock()
             candidate.run()
             if turn > 0:
-                times[candidate.side].append(time.perf_counter() - start)
+                times[candidate.side].append(clock() - start)
     return times
 
 

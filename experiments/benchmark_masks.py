@@ -227,6 +227,12 @@ def their_memory(flags) -> int:
     return found
 
 
+def add_clock(parser) -> None:
+    parser.add_argument(
+        "--processor_time", action="store_true", help="time by the processor's clock, on one core that others use too"
+    )
+
+
 def forward(flags) -> None:
     theirs = TheirForward(flags)
     sides = {"ours": OurForward(flags, theirs), "transformers": theirs}
@@ -235,14 +241,15 @@ def forward(flags) -> None:
         if not error <= 0.05:  # a pixel of an attention mask that falls on the other side changes a little of all
             raise ValueError(f"the two sides differ by {error:.1e} standard deviations, allowed 0.05")
         print(f"both sides agree to {error:.0e} standard deviations", flush=True)
-    compare(sides, flags.repeats, "a forward pass")
+    compare(sides, flags, "a forward pass")
 
 
-def compare(sides: dict, repeats: int, what: str) -> None:
+def compare(sides: dict, flags, what: str) -> None:
     """Times both sides in turns."""
-    turns = take_turns([Candidate(name, side.run, {}) for name, side in sides.items()], repeats)
+    clock = time.process_time if flags.processor_time else time.perf_counter
+    turns = take_turns([Candidate(name, side.run, {}) for name, side in sides.items()], flags.repeats, clock)
     for name, times in turns.items():
-        print(f"{name}: {min(times):.2f} s {what} ({', '.join(f'{t:.2f}' for t in times)})")
+        print(f"{name}: {min(times):.3f} s {what} ({', '.join(f'{t:.3f}' for t in times)})")
     print(f"ours / theirs {min(turns['ours']) / min(turns['transformers']):.2f}", flush=True)
 
 
@@ -251,7 +258,7 @@ def step(flags) -> None:
     print(f"ours: compiled in {ours.compile_seconds:.0f} s, {ours.memory() / 1e6:.0f} MB a step", flush=True)
     memory = their_memory(flags)
     print(f"transformers: {memory / 1e6:.0f} MB a step; ours / theirs {ours.memory() / memory:.2f}", flush=True)
-    compare({"ours": ours, "transformers": Theirs(flags)}, flags.repeats, "a step")
+    compare({"ours": ours, "transformers": Theirs(flags)}, flags, "a step")
 
 
 PASSES = {"forward": forward, "step": step}
@@ -268,6 +275,7 @@ def parse_flags(arguments=None):
     parser.add_argument("--size", type=int, default=512, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=2, help="images a pass")
     parser.add_argument("--repeats", type=int, default=3, help="rounds in which each side does a pass")
+    add_clock(parser)
     parser.add_argument("--passes", default=",".join(PASSES), help="of forward, step; by commas")
     flags = parser.parse_args(arguments)
     if unknown := set(flags.passes.split(",")) - set(PASSES):

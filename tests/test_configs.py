@@ -129,7 +129,7 @@ def test_every_variant_passes_the_checks():
         data_pipelines.check_config(config.data)
         optimizers.build(config.optimizer, config.num_steps)
         if config.model.equalizer.mode == "none":
-            assert "fcn" in name or "eomt" in name, name
+            assert any(kind in name for kind in ("fcn", "eomt", "linear")), name
 
 
 def test_every_config_has_the_common_options_and_says_how_to_run_it():

@@ -166,7 +166,7 @@ def _default(option: str, name: str, field: str):
     if option == "model.auxiliary":
         return options.model()["auxiliary"].get(field)
     make = options.encoder if option == "model.encoder" else options.decoder
-    return make(name).get(field) if ":" not in name else None
+    return ConfigDict(make(name)).get(field) if ":" not in name else None
 
 
 def _check_together(config) -> None:

@@ -123,8 +123,14 @@ def _round_up(length: int, multiple: int) -> int:
 def check(model, config) -> None:
     """Raises ValueError where config.eval would show a network images of sizes that it cannot take."""
     given, multiple = protocol(config), model.size_multiple
-    if given.mode == "spread" and given.window and given.window[0] % multiple == 0:
-        return  # windows are all that it sees
+    if given.mode == "spread" and given.window:  # windows are all that it sees
+        if rest := given.window[0] % multiple:
+            sides = [side for side in (given.window[0] - rest, given.window[0] - rest + multiple) if side]
+            raise ValueError(
+                f"eval.window is {given.window}; expected sides that are multiples of {multiple}, as of all images of "
+                f"this network: the next ones are {' and '.join(f'({side}, {side})' for side in sides)}"
+            )
+        return
     if given.size_multiple % multiple or any(side % multiple for side in given.window or ()):
         window = f" and eval.window {given.window}" if given.window else ""
         raise ValueError(

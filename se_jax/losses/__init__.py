@@ -31,6 +31,11 @@ __all__ = [
 
 
 def _cross_entropy(config, model) -> Loss:
+    if hasattr(model.decoder, "queries"):
+        raise ValueError(
+            f"loss.name is 'cross_entropy', but {type(model.decoder).__name__} gives masks of queries and no logits; "
+            "set loss.name='masks'"
+        )
     return PixelCrossEntropy(
         align_corners=model.align_corners,
         average=config.average,

@@ -185,6 +185,40 @@ def _normalize_channels_backward(epsilon, saved, dy):
 normalize_channels.defvjp(_normalize_channels_forward, _normalize_channels_backward)
 
 
+@jax.custom_vjp
+def attention(q, k, v):
+    """softmax(q k / sqrt(d)) v of each head: [b, t, heads, d] and twice [b, s, heads, d] -> [b, t, heads, d].
+
+    Rows of the weights belong to keys, columns to queries: so maxima and sums run over rows, long vectors, and all
+    products take their operands as they lie. Sums over all weights, which JAX's gradient has, are sums over channels.
+    """
+    return _attention_forward(q, k, v)[0]
+
+
+def _attention_forward(q, k, v):
+    scale = q.shape[-1] ** -0.5
+    logits = jnp.einsum("bshd,bthd->bhst", k, q * scale, preferred_element_type=jnp.float32)
+    weights = jnp.exp(logits - jnp.max(logits, axis=2, keepdims=True))
+    inverse = 1 / jnp.sum(weights, axis=2)  # [b, heads, t]
+    weights = weights.astype(v.dtype)
+    y = jnp.einsum("bhst,bshd->bthd", weights, v, preferred_element_type=jnp.float32)
+    y = (y * inverse.swapaxes(1, 2)[..., None]).astype(v.dtype)
+    return y, (q, k, v, weights, inverse, y)
+
+
+def _attention_backward(saved, dy):
+    q, k, v, weights, inverse, y = saved
+    dy = (dy * inverse.swapaxes(1, 2)[..., None]).astype(v.dtype)
+    dv = jnp.einsum("bhst,bthd->bshd", weights, dy)
+    mean = jnp.sum(dy * y, axis=-1, dtype=jnp.float32).swapaxes(1, 2)[:, :, None]
+    dlogits = jnp.einsum("bshd,bthd->bhst", v, dy, preferred_element_type=jnp.float32) - mean
+    dlogits = (dlogits * weights * q.shape[-1] ** -0.5).astype(v.dtype)
+    return jnp.einsum("bhst,bshd->bthd", dlogits, k), jnp.einsum("bhst,bthd->bshd", dlogits, q), dv
+
+
+attention.defvjp(_attention_forward, _attention_backward)
+
+
 def moments(x):
     """Mean and biased variance of [b, h, w, c] over all but the channels, float32 [c]."""
     x = x.astype(jnp.float32)

@@ -70,6 +70,11 @@ def add_bias(x, bias) -> Any:
     return cpu.add_bias(x, bias) if on_cpu() else x + bias
 
 
+def attention(q, k, v) -> Any:
+    """Scaled dot-product attention of [b, t, heads, d] to [b, s, heads, d] -> [b, t, heads, d]."""
+    return cpu.attention(q, k, v) if on_cpu() else jax.nn.dot_product_attention(q, k, v)
+
+
 def normalize_channels(x, scale, bias, epsilon: float) -> Any:
     """LayerNorm of float32 [..., c]: mean 0 and biased variance 1 over the channels, then `scale` and `bias`."""
     if on_cpu():

@@ -77,6 +77,19 @@ def test_attention_is_jaxs():
     np.testing.assert_allclose(attention.attend(q, k, v, bias), expected, atol=1e-5)
 
 
+def test_attention_of_a_cpu_is_jaxs_with_gradients():
+    arguments, cotangent = [draw(2, 7, 3, 8), draw(2, 5, 3, 8), draw(2, 5, 3, 8)], draw(2, 7, 3, 8)
+    arguments[0] *= 30  # exponentials of which most vanish
+
+    def value_and_gradients(platform: str):
+        with layers.for_platform(platform):
+            y, pull = jax.vjp(layers.attention, *arguments)
+            return y, pull(cotangent)
+
+    for a, b in zip(*map(jax.tree.leaves, map(value_and_gradients, ("cpu", "tpu"))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5)
+
+
 def test_attention_in_bfloat16_has_a_float32_softmax():
     q, k, v = (draw(1, 300, 1, 8).astype(jnp.bfloat16) for _ in range(3))
     exact = attention.attend(*(x.astype(jnp.float32) for x in (q, k, v)))

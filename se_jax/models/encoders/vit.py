@@ -17,7 +17,7 @@ from se_jax.models.attention import DropPath, LayerNorm, Linear, Mlp, PackedProj
 from se_jax.models.encoders.variants import variant_sizes
 from se_jax.models.feature_pyramid import FeaturePyramid
 from se_jax.models.frozen import is_frozen
-from se_jax.models.layers import Conv, add_bias, linear
+from se_jax.models.layers import Conv, add_bias, attention, linear
 from se_jax.models.positions import resize_table, rotate, rotations
 
 # size: of the images of pretraining, which the table of positions is for
@@ -108,11 +108,11 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if allowed is None:
-            y = jax.nn.dot_product_attention(q, k, v)
+            y = attention(q, k, v)
         else:  # no mask of all tokens by all
             count = allowed.shape[1]
             first = jax.nn.dot_product_attention(q[:, :count], k, v, mask=allowed[:, None])
-            y = jnp.concatenate([first, jax.nn.dot_product_attention(q[:, count:], k, v)], axis=1)
+            y = jnp.concatenate([first, attention(q[:, count:], k, v)], axis=1)
         return Linear(channels, dtype=self.dtype, name="proj")(y.reshape(x.shape))
 
 
@@ -132,8 +132,8 @@ class ViTBlock(nn.Module):
                 y = LayerScale(sizes.layer_scale, dtype=self.dtype, name=f"ls{index}")(y)
             return x + DropPath(self.drop_path)(y, train)
 
-        attention = Attention(sizes.heads, sizes.key_bias, dtype=self.dtype, name="attn")
-        x = add(x, attention(LayerNorm(sizes.epsilon, dtype=self.dtype, name="norm1")(x), rotation, allowed), 1)
+        attend = Attention(sizes.heads, sizes.key_bias, dtype=self.dtype, name="attn")
+        x = add(x, attend(LayerNorm(sizes.epsilon, dtype=self.dtype, name="norm1")(x), rotation, allowed), 1)
         hidden = int(sizes.mlp_ratio * channels)
         if sizes.gated:
             mlp = GatedMlp(-(-int(hidden * 2 / 3) // 8) * 8, dtype=self.dtype, name="mlp")
