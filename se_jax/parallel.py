@@ -19,8 +19,9 @@ P = PartitionSpec
 # The first rule whose pattern is found in a parameter's path says how its last axes are split, the others are whole.
 # Vectors are whole, and need none. They must cover every other parameter of the library's networks.
 RULES = (
-    (r"(^|/)(tap_bias|bias_table|(softmax|fast)_weights|register_tokens|position|query)$", P()),
-    (r"(^|/)(conv_seg|merge/block/conv|class_head)/kernel$", P()),  # the number of classes seldom divides
+    (r"(^|/)(tap_bias|bias_table|(softmax|fast)_weights|register_tokens|position)$", P()),
+    (r"(^|/)(query|query_feat|query_embed|level_embed|level_encoding)$", P()),
+    (r"(^|/)(conv_seg|merge/block/conv|class_head|cls_embed)/kernel$", P()),  # the number of classes seldom divides
     (r"(^|/)kernel$", P("model")),  # outputs, of convolutions and of linear layers
 )
 

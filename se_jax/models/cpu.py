@@ -51,17 +51,6 @@ def _outputs(x, kernel, strides: int, padding: int, dilation: int) -> list[int]:
     return [(length + 2 * padding - dilation * (taps - 1) - 1) // strides + 1 for length, taps in sizes]
 
 
-def _add_at(total, rows: slice, columns: slice, part):
-    """`total` with `part` added to some of its rows and columns."""
-    if rows.step in (None, 1):
-        start = (0, rows.start, columns.start, 0)
-        return lax.dynamic_update_slice(total, total[:, rows, columns] + part, start)
-    spread = []
-    for axis, where in ((1, rows), (2, columns)):
-        spread.append((where.start, total.shape[axis] - where.stop, where.step - 1))
-    return total + lax.pad(part, jnp.zeros((), part.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
-
-
 def conv_by_taps(x, kernel, padding: int, dilation: int):
     """Convolution of stride 1 as one matrix product a tap, each over the pixels where the tap falls inside the map.
 
@@ -70,7 +59,8 @@ def conv_by_taps(x, kernel, padding: int, dilation: int):
     y = jnp.zeros((x.shape[0], *_outputs(x, kernel, 1, padding, dilation), kernel.shape[3]), x.dtype)
     for i, rows, source_rows in _taps(x.shape[1], kernel.shape[0], 1, padding, dilation):
         for j, columns, source_columns in _taps(x.shape[2], kernel.shape[1], 1, padding, dilation):
-            y = _add_at(y, rows, columns, product(x[:, source_rows, source_columns], kernel[i, j]))
+            part = y[:, rows, columns] + product(x[:, source_rows, source_columns], kernel[i, j])
+            y = lax.dynamic_update_slice(y, part, (0, rows.start, columns.start, 0))
     return y
 
 
@@ -107,15 +97,42 @@ def _depthwise_backward(strides, padding, dilation, saved, dy):
 
 
 def _depthwise_input(x, kernel, strides: int, padding: int, dilation: int, dy):
-    """The gradient of the input: without strides a convolution of `dy` with the kernel turned round."""
-    reach = [dilation * (taps - 1) - padding for taps in kernel.shape[:2]]
-    if strides == 1 and reach[0] == reach[1] >= 0:
-        return depthwise(dy, kernel[::-1, ::-1], 1, reach[0], dilation)
-    dx = jnp.zeros_like(x)
-    for i, rows, source_rows in _taps(x.shape[1], kernel.shape[0], strides, padding, dilation):
-        for j, columns, source_columns in _taps(x.shape[2], kernel.shape[1], strides, padding, dilation):
-            dx = _add_at(dx, source_rows, source_columns, dy[:, rows, columns] * kernel[i, j, 0])
-    return dx
+    """The gradient of the input, by phases: the pixels of the rows and columns that are equal modulo the stride.
+
+    Pixel m of a phase is a sum over taps of the kernel times pixel m + shift of dy.
+    """
+    counts = [-(-length // strides) for length in x.shape[1:3]]
+    shifts = [
+        [
+            [
+                (tap, shift // strides)
+                for tap in range(taps)
+                if (shift := phase + padding - tap * dilation) % strides == 0
+            ]
+            for phase in range(strides)
+        ]
+        for taps in kernel.shape[:2]
+    ]
+    room = [_room(axis, count, length) for axis, count, length in zip(shifts, counts, dy.shape[1:3], strict=True)]
+    dy = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *((*sides, 0) for sides in room), (0, 0, 0)))
+
+    def phase(rows, columns):
+        total = jnp.zeros((x.shape[0], *counts, x.shape[3]), dy.dtype)
+        for i, down in rows:
+            for j, across in columns:
+                top, left = room[0][0] + down, room[1][0] + across
+                total = total + dy[:, top : top + counts[0], left : left + counts[1]] * kernel[i, j, 0]
+        return total
+
+    lines = [jnp.stack([phase(rows, columns) for columns in shifts[1]], 3) for rows in shifts[0]]
+    dx = jnp.stack(lines, 2).reshape(x.shape[0], *(strides * count for count in counts), x.shape[3])
+    return dx[:, : x.shape[1], : x.shape[2]]
+
+
+def _room(phases, count: int, length: int) -> tuple[int, int]:
+    """Zeros that an axis of `length` needs before and behind it, so that `count` pixels can be read at every shift."""
+    shifts = [shift for phase in phases for _, shift in phase]
+    return max(0, -min(shifts)), max(0, count + max(shifts) - length)
 
 
 def _row_sums(x, dy, rows: slice, source_rows: slice, across: list) -> list:

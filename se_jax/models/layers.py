@@ -56,8 +56,24 @@ def on_cpu() -> bool:
 
 
 def compiler_options() -> dict[str, str]:
-    """Options for `jax.jit` of a network: on a CPU, convolutions without YNNPACK, whose weight gradients are slow."""
-    return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu() else {}
+    """Options for `jax.jit` of a network.
+
+    On a CPU: convolutions without YNNPACK, whose weight gradients are slow, and barriers that stay until operations are
+    fused (`computed_once`), where the compiler has a pass of that name, which drops them.
+    """
+    if not on_cpu():
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": "", "xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+def computed_once(x) -> Any:
+    """x, which a CPU keeps in memory for all that read it.
+
+    XLA's CPU compiler computes sums again inside everything that reads them: a chain of residual blocks again and again
+    from its start, which is slow to run and to compile where branches are many and narrow (HRNet's forward pass: 4.2
+    times as slow). Elsewhere it gains nothing: a MobileNet is slower by it.
+    """
+    return lax.optimization_barrier(x) if on_cpu() else x
 
 
 def linear(x, kernel) -> Any:

@@ -1,11 +1,11 @@
 """What eight devices exchange in a training step: counted in the compiled program."""
 
 import collections
-import math
 
 import jax
 
 from experiments import collectives
+from experiments.state import share
 from se_jax import losses, parallel
 from se_jax.config import recipes
 from se_jax.models import layers
@@ -58,6 +58,6 @@ def test_a_step_exchanges_two_sums_a_norm_and_gathers_parameters_only():
     kernels = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.sharding.is_fully_replicated]
     assert gathered == collections.Counter(leaf.size * 4 for leaf in kernels)
     # parameters and momentum: kernels whose sides eight divides are most of them
-    kept = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * 4 for leaf in jax.tree.leaves(state))
+    kept = share(state)
     assert kept < 0.2 * sum(leaf.size * 4 for leaf in jax.tree.leaves(state))
     assert kept <= step.memory_analysis().argument_size_in_bytes < 1.2 * kept + 16 * (32 * 32 * 4 + 8)

@@ -321,8 +321,10 @@ def test_max_pooling_of_a_cpu_equals_xlas_with_gradient(size):
 # --- the platform that compiles
 
 
-def test_compiler_options_are_accepted():
-    assert jax.jit(lambda x: x + 1, compiler_options=layers.compiler_options())(1) == 2
+def test_compiler_options_are_accepted_and_keep_what_is_computed_once():
+    program = jax.jit(lambda x: layers.computed_once(x + 1) * 2, compiler_options=layers.compiler_options())
+    assert program(1) == 4
+    assert "opt-barrier" in program.lower(1).compile().as_text()  # a compiler whose pass has another name drops it
 
 
 def test_a_network_lowered_for_another_platform_has_that_platforms_operators():

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from se_jax.models.encoders.resnet import ResidualBlock
 from se_jax.models.encoders.variants import variant_sizes
-from se_jax.models.layers import ConvBlock, resize
+from se_jax.models.layers import ConvBlock, computed_once, resize
 
 STEM = 64
 BLOCK: dict[str, Any] = {"scale_init": nn.initializers.ones}  # unlike ResNet's, no branch starts at zero
@@ -49,11 +49,11 @@ class ExchangeModule(nn.Module):
             for index in range(self.blocks):
                 name = f"branches_{branch}_{index}"
                 residual = block(self.width * 2**branch, bottleneck=False, **BLOCK, dtype=self.dtype, name=name)
-                maps[branch] = residual(maps[branch], train)
+                maps[branch] = computed_once(residual(maps[branch], train))
         fused = []
         for target in range(len(maps)):
             brought = [self._brought(maps, source, target, train) for source in range(len(maps))]
-            fused.append(nn.relu(functools.reduce(operator.add, brought)))
+            fused.append(computed_once(nn.relu(functools.reduce(operator.add, brought))))
         return tuple(fused)
 
     def _brought(self, maps, source: int, target: int, train: bool):
@@ -61,7 +61,7 @@ class ExchangeModule(nn.Module):
         x, steps = maps[source], target - source
         name, features = f"fuse_layers_{target}_{source}", self.width * 2**target
         if steps < 0:
-            x = ConvBlock(features, 1, activation=None, dtype=self.dtype, name=name)(x, train)
+            x = computed_once(ConvBlock(features, 1, activation=None, dtype=self.dtype, name=name)(x, train))
             # as the reference, odd sizes in two resizes: up by the whole factor, then down to the finer map's size
             x = resize(x, (x.shape[1] * 2**-steps, x.shape[2] * 2**-steps))
             return resize(x, maps[target].shape[1:3])
@@ -129,7 +129,9 @@ class HRNet(nn.Module):
         x = ConvBlock(STEM, 3, strides=2, **kind, name="conv2")(x, train)
         block = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
         for index in range(sizes.layer1_blocks):
-            x = block(sizes.layer1_width, bottleneck=True, **BLOCK, **kind, name=f"layer1_{index}")(x, train)
+            x = computed_once(
+                block(sizes.layer1_width, bottleneck=True, **BLOCK, **kind, name=f"layer1_{index}")(x, train)
+            )
         maps = (x,)
         for stage, modules in enumerate(sizes.modules, 2):
             maps = self._with_new_branch(maps, stage - 1, train)
