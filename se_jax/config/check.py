@@ -221,7 +221,22 @@ def _check_together(config) -> None:
 
 
 def _check_channels(config) -> None:
-    channels, given = config.data.channels, config.model.normalization
+    data, channels, given = config.data, config.data.channels, config.model.normalization
+    if channels != 3 and data.name == "shapes":
+        raise ValueError(
+            f"data.channels is {channels}; expected 3 with data.name=shapes, whose pictures are RGB. Leave it out, or "
+            "give another --config.data.name"
+        )
+    if channels == 4 and data.photometric:
+        raise ValueError(
+            "data.photometric is True with data.channels=4; expected False, as hue and saturation are of RGB. Give "
+            "--config.data.photometric=False"
+        )
+    if channels != 3 and data.grey:
+        raise ValueError(
+            f"data.grey is {data.grey} with data.channels={channels}; expected 0, as it is of RGB. Give "
+            "--config.data.grey=0"
+        )
     if given and len(given[0]) != channels:
         raise ValueError(
             f"model.normalization is {_short(given)}, of {len(given[0])} channels; expected as many as data.channels, "

@@ -96,7 +96,7 @@ def read_image(path, *, max_pixels: int | None = None, image_bits: int | None = 
     return pictures.decode_image(pictures.read_bytes(str(path)), str(path), reading)
 
 
-def _read_with_pillow(path: pathlib.Path, max_pixels: int | None, channels: int) -> np.ndarray:
+def _read_with_pillow(path: pathlib.Path, max_pixels: int | None, channels: int = 3) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path} is no regular file")
     try:

@@ -337,7 +337,8 @@ def create(
     config = networks.combined(options.get_config(), find_encoder(encoder), find_head(head))
     config.model.num_classes = len(names)
     if channels != config.data.channels:
-        config.data.channels, config.model.normalization = channels, for_channels(IMAGENET, channels)
+        config.data.update(name="folder", channels=channels, photometric=channels == 1)
+        config.model.normalization = for_channels(IMAGENET, channels)
     if config.model.equalizer.mode != "none":  # as of heads that fuse nothing
         config.model.equalizer.mode = equalizer
     hues = (colorsys.hsv_to_rgb(0.618 * k % 1, 0.6, 0.9) for k in range(len(names)))  # apart from their neighbours

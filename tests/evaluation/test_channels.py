@@ -23,7 +23,7 @@ def grey():
     config.model.auxiliary = None
     config.model.encoder = {"name": "tests.training.toy_queries:Patches"}
     config.model.decoder = {"name": "fcn", "channels": 4, "num_convs": 1, "concat_input": False, "in_index": 0}
-    config.data.channels = 1
+    config.data.update(name="folder", channels=1)
     return Model(config, None, "abc", np.eye(3))
 
 
@@ -79,5 +79,12 @@ def test_a_normalisation_of_other_channels_is_refused():
     config.model.normalization = ((1.0,), (2.0,))
     with pytest.raises(ValueError, match="model.normalization is .* of 1 channels; .* data.channels, which is 3"):
         check(config)
-    config.data.channels = 1
+    config.data.update(channels=1, name="folder")
     check(config)
+    config.data.grey = 0.5
+    with pytest.raises(ValueError, match="data.grey is 0.5 with data.channels=1"):
+        check(config)
+    config.data.update(channels=4, grey=0.0)
+    config.model.normalization = None
+    with pytest.raises(ValueError, match="--config.data.photometric=False"):
+        check(config)
