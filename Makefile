@@ -1,6 +1,7 @@
 # `make demo` and `make test` create .venv and install what they need on the first call; later calls start at once.
 # Another interpreter: make test PYTHON=python3.12      Another place for the environment: make test VENV=/tmp/venv
 # The documentation as a site: make docs      (writes build/site, installs its tools into .venv-docs)
+# The notebook run again on this machine, its outputs kept: make notebook
 # More processes for the tests, of up to 4 GB each: make test JOBS=8
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 DOCS := .venv-docs# apart: its tools need nothing of the library, only its source
 JOBS ?= 2# processes for the tests
 
-.PHONY: demo test format docs clean
+.PHONY: demo test format docs notebook clean
 
 demo: $(STAMP)
 	$(BIN)/python -m experiments.demo
@@ -30,6 +31,13 @@ format: $(STAMP)
 docs: $(DOCS)/.installed
 	$(DOCS)/bin/mkdocs build
 	@echo "build/site/index.html"
+
+notebook: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebook]'
+	mkdir -p build/notebook
+	cp notebooks/se_jax_colab.ipynb build/notebook
+	$(BIN)/jupyter execute --inplace build/notebook/se_jax_colab.ipynb
+	cp build/notebook/se_jax_colab.ipynb notebooks
 
 $(DOCS)/.installed: pyproject.toml
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
