@@ -102,7 +102,8 @@ def normalize_channels(x, scale, bias, epsilon: float) -> Any:
 
 def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1) -> Any:
     """Cross-correlation with symmetric zero padding, as torch's conv2d: [b, h, w, c] -> [b, h', w', out]."""
-    if kernel.shape[:2] == (1, 1) and padding == 0 and groups == 1:
+    single = x.shape[1:3] == (1, 1) and x.shape[0] == 1 and not on_cpu()  # TFLite cannot express the product of one row
+    if kernel.shape[:2] == (1, 1) and padding == 0 and groups == 1 and not single:
         return linear(x[:, ::strides, ::strides], kernel[0, 0])
     on_cpu_in_float32 = on_cpu() and x.dtype == jnp.float32  # the forms below add up in the dtype they are given
     if on_cpu_in_float32 and groups > 1 and groups == x.shape[-1] == kernel.shape[-1]:

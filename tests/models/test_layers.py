@@ -395,3 +395,12 @@ def test_blocks_have_the_reference_order():
     variables = block.init(jax.random.key(1), x)
     assert set(variables["params"]) == {"conv", "bn"}
     assert float(block.apply(variables, x).min()) == 0
+
+
+def test_a_single_pixel_is_convolved_where_an_export_is_traced():
+    """TFLite refuses the product of one row, which pooling to one pixel leaves of a batch of one."""
+    x, kernel = jnp.ones((1, 1, 1, 8)), jnp.ones((1, 1, 8, 6))
+    with layers.for_platform("tpu"):
+        program = str(jax.make_jaxpr(layers.conv2d)(x, kernel))
+        pair = str(jax.make_jaxpr(layers.conv2d)(x.repeat(2, 0), kernel))
+    assert "conv_general_dilated" in program and "dot_general" not in program and "dot_general" in pair
