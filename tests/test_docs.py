@@ -44,7 +44,10 @@ def flags_of(module: str) -> set[str]:
     file = importlib.util.find_spec(module).origin
     if file.endswith("__init__.py"):
         file = str(pathlib.Path(file).with_name("__main__.py"))
-    return set(re.findall(r"""(?:DEFINE_\w+|add_argument)\(\s*["'](?:--)?(\w+)["']""", pathlib.Path(file).read_text()))
+    text = pathlib.Path(file).read_text()
+    shared = re.findall(r"^from (experiments\.\w+) import .*\badd_\w+", text, re.M)  # flags that experiments share
+    own = set(re.findall(r"""(?:DEFINE_\w+|add_argument)\(\s*["'](?:--)?(\w+)["']""", text))
+    return own.union(*map(flags_of, shared))
 
 
 def check_command(where: str, line: str) -> None:
