@@ -31,7 +31,7 @@ __all__ = [
 
 
 def _cross_entropy(config, model) -> Loss:
-    if hasattr(model.decoder, "queries"):
+    if hasattr(getattr(model, "decoder", None), "queries"):  # a network of one's own may have no decoder
         raise ValueError(
             f"loss.name is 'cross_entropy', but {type(model.decoder).__name__} gives masks of queries and no logits; "
             "set loss.name='masks'"

@@ -92,7 +92,7 @@ def test_eight_devices_measure_what_one_measures(calibrated):
     for one, eight in zip(rows, sharded_rows, strict=True):
         assert (one.site, one.branch) == (eight.site, eight.branch)
         np.testing.assert_allclose(eight.std, one.std, rtol=3e-6)
-        np.testing.assert_allclose(eight.mean, one.mean, rtol=1e-6, atol=1e-6 * one.std)  # behind BatchNorm it is 0
+        np.testing.assert_allclose(eight.mean, one.mean, rtol=3e-6, atol=1e-6 * one.std)  # behind BatchNorm it is 0
 
 
 @settings(max_examples=30, deadline=None)
