@@ -10,10 +10,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from se_jax import parallel
+from se_jax import losses, parallel
+from se_jax.config import options
 from se_jax.losses.assignment import assign
 from se_jax.losses.masks import SetLoss, targets
 from se_jax.losses.points import sample, sample_classes
+from tests import tiny
 from tests.conftest import assert_close_to_reference
 
 
@@ -216,6 +218,11 @@ def test_images_without_a_class_train_the_classes_alone(whole):
     # twice the mean over all queries, by the same weight, of -log p(no object); two predictions
     expected = -2 * 2 * np.mean(jax.nn.log_softmax(outputs["class_logits"])[..., -1])
     np.testing.assert_allclose(terms["loss_class"], expected, rtol=1e-6)
+
+
+def test_networks_of_queries_have_no_cross_entropy():
+    with pytest.raises(ValueError, match="EoMTHead gives masks of queries and no logits; set loss.name='masks'"):
+        losses.build(options.get_config().loss, tiny.network("eomt"))
 
 
 def test_an_id_of_no_class_makes_the_loss_nan(whole):
