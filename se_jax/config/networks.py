@@ -297,7 +297,7 @@ def small_eomt(config: ConfigDict, side: int, **sizes) -> ConfigDict:
         config,
         encoder,
         options.decoder("eomt", queries=20, blocks=2, anneal=phases(2)),
-        optimizers.adamw_eomt(sizes["depth"], 1.0, learning_rate=1e-3, warmup_steps=50, second_stage=()),
+        optimizers.adamw_eomt(sizes["depth"], 1.0, learning_rate=2e-4, warmup_steps=50, second_stage=()),
     )
     config.loss.masks.points = 512
     config.data.update(scale=(2 * side, side), crop=(side, side), cat_max_ratio=1.0)
