@@ -10,7 +10,7 @@ from collections.abc import Iterator
 def no_greetings() -> Iterator[None]:
     """Around `import tensorflow`: what native code prints on the standard error is dropped; what is raised is not."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what it would say later
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it turns no bytes on most processors, and says so each time
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # without AVX-512 it turns no bytes, and says so each time
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -8,6 +8,8 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 from se_jax.config import options
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -41,12 +43,18 @@ def test_a_run_from_the_command_line(tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == 2
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["crop"] == [32, 32]
 
+    refused = call(*SMALL, f"--workdir={tmp_path / 'run'}", "--config.seed=1")
+    assert refused.returncode == 1
+    assert "seed: 0 -> 1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
     longer = call(f"--workdir={tmp_path / 'run'}", "--config.num_steps=4")  # without --config it is that of the run
-    assert longer.returncode == 1 and "num_steps: 2 -> 4" in longer.stderr and "Traceback" not in longer.stderr
+    assert longer.returncode == 1 and "num_steps: 2 -> 4" in longer.stderr
     command = next(line for line in longer.stderr.splitlines() if "-m se_jax.main" in line)
     done = call(*shlex.split(command)[3:])
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run_longer" / "metrics.json").read_text())["step"] == 4
+    assert call(f"--workdir={tmp_path / 'run'}").returncode == 0  # goes on with what is stored: it has ended
 
 
 def test_an_unknown_option_is_named(tmp_path):
@@ -63,11 +71,19 @@ def test_a_value_of_another_type_is_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_options_of_an_evaluation_are_checked_too(tmp_path):
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("eval.scael=3", "no option eval.scael; did you mean eval.scale"),
+        ("data.dir.x=1", "no option data.dir.x: data.dir is '', which has no options"),
+        ("eval.batch_size=0", "eval.batch_size is 0; expected a whole number"),
+    ],
+)
+def test_the_options_of_an_evaluation_are_checked_too(tmp_path, override, message):
     (tmp_path / "config.json").write_text(options.get_config().to_json())
-    done = call(f"--workdir={tmp_path}", "--config.eval.batch_size=0", module="se_jax.evaluate")
+    done = call(f"--workdir={tmp_path}", f"--config.{override}", module="se_jax.evaluate")
     assert done.returncode == 1
-    assert "eval.batch_size is 0; expected a whole number" in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_missing_config_is_named(tmp_path):
@@ -77,8 +93,9 @@ def test_a_missing_config_is_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_no_config_and_no_run_to_go_on_with():
-    done = call("--workdir", "nowhere", "--config.seed=1")
+@pytest.mark.parametrize("arguments", [("--workdir=nowhere",), ("--workdir", "nowhere", "--config.seed=1")])
+def test_no_config_and_no_run_to_go_on_with(arguments):
+    done = call(*arguments)
     assert done.returncode == 1
     assert "no --config, and no run in nowhere to go on with" in done.stderr and "Traceback" not in done.stderr
 

@@ -137,20 +137,16 @@ def shapes(model: nn.Module, *inputs):
     return {**variables, "equalizer": identity_statistics(find_sites(model, *inputs))}
 
 
-def fill(shapes, seed: int = 0, away: float = 1.0):
-    """Variables of these shapes, every array drawn away from its neutral start so that a mistake with any shows.
-
-    With away=0.0 scales are 1, biases and running statistics neutral, as where training starts.
-    """
+def fill(shapes, seed: int = 0):
+    """Variables of these shapes, every array drawn away from its neutral start so that a mistake with any shows."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         name = path[-1].key
         if name in ("std", "var", "scale"):
             # residual blocks add up: a smaller scale keeps the deepest features near 1
-            middle = 0.5 if name == "scale" and away else 1.0
-            return jnp.asarray(middle * np.exp(away * rng.normal(0, 0.5, leaf.shape)), leaf.dtype)
-        spread = 0.5 * away if name in ("mean", "bias") else np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            return jnp.asarray((0.5 if name == "scale" else 1.0) * np.exp(rng.normal(0, 0.5, leaf.shape)), leaf.dtype)
+        spread = 0.5 if name in ("mean", "bias") else np.sqrt(2 / np.prod(leaf.shape[:-1]))
         return jnp.asarray(rng.normal(0, spread, leaf.shape), leaf.dtype)
 
     return jax.tree.map_with_path(draw, shapes)

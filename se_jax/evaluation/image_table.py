@@ -23,8 +23,8 @@ class ImageTable(ImageAreas):
         return np.full((self.images, 2, len(self.names)), -1, np.int64)
 
     def add(self, total, state, index):
-        total, there = total.copy(), index >= 0
-        total[index[there]] = np.asarray(state)[there]
+        there = index >= 0
+        total[index[there]] = np.asarray(state)[there]  # in its place: a copy a batch would cost images x images
         return total
 
     def compute(self, total):

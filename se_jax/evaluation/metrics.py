@@ -54,7 +54,7 @@ class Metric(abc.ABC):
         return jax.tree.map(lambda x: np.zeros(x.shape, np.int64 if x.dtype.kind in "iu" else np.float64), state)
 
     def add(self, total, state, index: np.ndarray):
-        """The total with one more batch, whose state is on the host.
+        """The total with one more batch, whose state is on the host. The total given may be written over.
 
         index: int [b], which image of the data set each one is; -1 for a filler, which has no label.
         """

@@ -30,8 +30,7 @@ BATCHES = batches()
 
 def fresh(model, side=65):
     """Variables as training starts from them."""
-    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-    return tiny.fill(jax.eval_shape(model.init, jax.random.key(0), images), away=0.0)
+    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, side, side, 3)))
 
 
 def equalized_sites(model, side):
@@ -81,7 +80,6 @@ def test_equalized_branches_have_mean_0_and_std_1(calibrated):
             assert abs(row.std - 1) < 0.3
 
 
-@pytest.mark.parametrize("calibrated", ["psp", "dupsampling", "eseg", "vw_mask2former"], indirect=True)
 def test_eight_devices_measure_what_one_measures(calibrated):
     model, variables, _, rows, side = calibrated
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -92,7 +90,7 @@ def test_eight_devices_measure_what_one_measures(calibrated):
     for one, eight in zip(rows, sharded_rows, strict=True):
         assert (one.site, one.branch) == (eight.site, eight.branch)
         np.testing.assert_allclose(eight.std, one.std, rtol=3e-6)
-        np.testing.assert_allclose(eight.mean, one.mean, rtol=3e-6, atol=1e-6 * one.std)  # behind BatchNorm it is 0
+        np.testing.assert_allclose(eight.mean, one.mean, rtol=1e-6, atol=1e-6 * one.std)  # behind BatchNorm it is 0
 
 
 @settings(max_examples=30, deadline=None)

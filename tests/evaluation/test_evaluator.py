@@ -190,7 +190,7 @@ def test_a_second_evaluation_compiles_nothing(network, source, counted):
 @pytest.mark.parametrize("devices, batch_size", [(8, 8), (1, 1)])
 def test_windows_and_views_count_every_pixel_once(network, devices, batch_size):
     """One size of windows in all views: one compilation of the network."""
-    source = MixedSource([(24, 32), (32, 24)])
+    source = MixedSource([(24, 32), (32, 24), (24, 32)])
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     options = ConfigDict({"mode": "slide", "window": (12, 12), "stride": (9, 9), "tta": True, "batch_size": batch_size})
     found = evaluate.evaluate(*network, source, LABELS, options, mesh).totals[0]

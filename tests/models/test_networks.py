@@ -46,7 +46,7 @@ class TestEveryNetwork:
     def test_features_are_what_the_encoder_declares(self, network):
         model, variables, _ = network
         encoder = {name: part["encoder"] for name, part in variables.items() if "encoder" in part}
-        for size in ((64, 96), (97, 33)):
+        for size in ((64, 96), (65, 97), (97, 33)):
             size = tuple(-(-side // model.size_multiple) * model.size_multiple for side in size)
             images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
             maps = jax.eval_shape(model.encoder.apply, encoder, images)
