@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from se_jax.models import layers
+from se_jax.models import platforms
 
 
 def image(height: int, width: int) -> jax.ShapeDtypeStruct:
@@ -36,7 +36,7 @@ def multiply_adds(module, inputs) -> int:
 
 def multiply_adds_by_module(module, inputs) -> collections.Counter:
     """The same for every module inside, by its path, e.g. 'Segmenter/decoder/bottleneck/block/conv'."""
-    with layers.for_platform("tpu"):  # a CPU's own forms hide convolutions in other operators
+    with platforms.for_platform("tpu"):  # a CPU's own forms hide convolutions in other operators
         shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
         program = jax.make_jaxpr(module.apply)(shapes, inputs)
     return _count(program.jaxpr, "")

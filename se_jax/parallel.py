@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from se_jax.models import layers
+from se_jax.models import platforms
 from se_jax.models.frozen import trained
 
 P = PartitionSpec
@@ -46,14 +46,14 @@ def jit(fn, *, mesh=None, **kwargs):
     """`jax.jit` with the compiler options a network wants on the platform it is traced for.
 
     That is the platform of the mesh's devices, which may be another machine's (`jax.experimental.topologies`); without
-    a mesh, that of `layers.for_platform`.
+    a mesh, that of `platforms.for_platform`.
     """
-    return _jit(fn, mesh, layers.compiler_options, kwargs)
+    return _jit(fn, mesh, platforms.compiler_options, kwargs)
 
 
 def jit_once(fn, *, mesh=None, **kwargs):
     """`jit` of something that runs once, as drawing initial weights: on a CPU compiled fast rather than well."""
-    return _jit(fn, mesh, lambda: {"xla_backend_optimization_level": 0} if layers.on_cpu() else {}, kwargs)
+    return _jit(fn, mesh, lambda: {"xla_backend_optimization_level": 0} if platforms.on_cpu() else {}, kwargs)
 
 
 def _jit(fn, mesh, options, kwargs):
@@ -63,10 +63,10 @@ def _jit(fn, mesh, options, kwargs):
 
     @functools.wraps(fn)
     def traced(*args):
-        with layers.for_platform(platform):
+        with platforms.for_platform(platform):
             return fn(*args)
 
-    with layers.for_platform(platform):
+    with platforms.for_platform(platform):
         return jax.jit(traced, compiler_options=options(), **kwargs)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from se_jax.models import layers
+from se_jax.models import platforms
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
@@ -112,14 +112,14 @@ def every_line_of_the_log():
 @pytest.fixture
 def accelerator_form():
     """Networks as traced for a TPU or GPU; a CPU's own forms take longer to trace."""
-    with layers.for_platform("tpu"):
+    with platforms.for_platform("tpu"):
         yield
 
 
 @pytest.fixture(params=["cpu", "accelerator"])
 def platform_form(request):
     """The test runs twice: with the operations' forms for a CPU, and with those for a TPU or GPU."""
-    with layers.for_platform("cpu" if request.param == "cpu" else "tpu"):
+    with platforms.for_platform("cpu" if request.param == "cpu" else "tpu"):
         yield request.param
 
 

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from se_jax import parallel
-from se_jax.models import layers
+from se_jax.models import platforms
 from se_jax.training import state
 
 PARAMS = {
@@ -95,6 +95,6 @@ def test_a_mesh_decides_for_which_platform_is_traced():
         devices = np.array([Device()])
 
     def program(mesh):
-        return parallel.jit(lambda x: layers.on_cpu() + x, mesh=mesh)(0)
+        return parallel.jit(lambda x: platforms.on_cpu() + x, mesh=mesh)(0)
 
     assert [bool(program(mesh)) for mesh in (parallel.make_mesh(), Mesh())] == [True, False]

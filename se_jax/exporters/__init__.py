@@ -17,7 +17,7 @@ from se_jax.evaluation.predictor import Model
 from se_jax.evaluation.program import program
 from se_jax.evaluation.protocol import protocol
 from se_jax.exporters.traced import Traced
-from se_jax.models.layers import for_platform
+from se_jax.models.platforms import for_platform
 
 # format -> (module of this package, what to install where one of its libraries is missing)
 FORMATS = {

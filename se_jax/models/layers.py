@@ -3,8 +3,8 @@
 Activations are [batch, height, width, channels]; kernels are [kh, kw, in / groups, out]. Sources: PyTorch's operators
 as mmsegmentation 1.2.2 and mmcv 2.1.0 call them (mmcv ConvModule, DepthwiseSeparableConvModule, mmseg resize).
 
-XLA's CPU backend is slow at some of these; faster forms of `se_jax.models.cpu` are chosen while tracing (`on_cpu`,
-which `for_platform` decides). TPU and GPU keep XLA's own operators.
+XLA's CPU backend is slow at some of these; faster forms of `se_jax.models.cpu` are chosen while tracing
+(`se_jax.models.platforms`). TPU and GPU keep XLA's own operators.
 """
 
 from collections.abc import Callable
@@ -19,61 +19,11 @@ from jax import lax
 from se_jax.models import batch_norm, cpu
 from se_jax.models.frozen import is_frozen
 from se_jax.models.initializers import kaiming_normal
+from se_jax.models.platforms import on_cpu
 
 Dtype = Any
 
 UPSAMPLES = ("bilinear", "nearest")
-PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
-# Unlike a plain global, this is part of the key under which jax.jit and other transformations remember their traces.
-# The alternative was measured: `lax.platform_dependent` inside the forward and backward rules of every operation needed
-# the same processor time to run (0.98, 1.01) and to compile (0.88, 0.98), but 1.7 and 1.6 times as much to trace and
-# lower, since both forms are traced (ResNet-50 + ASPP, MobileNetV2 + FCN, forward + backward, 256 x 256, batch 2).
-_platform = jax.make_user_context(None)
-
-
-def for_platform(platform: str):
-    """Chooses the platform for which networks are traced: `with for_platform("tpu"): lowered = ...`.
-
-    Without it that is JAX's default backend. It is needed where another platform will run the program: when lowering or
-    exporting for a TPU on a CPU host, or for CPU devices of a machine with a GPU. All forms compute the same function,
-    so a program traced for the wrong platform is slow, not wrong.
-
-    Tracing must happen inside the block: call, lower or export there. `parallel.jit` and `parallel.jit_once` choose
-    compiler options when they are called, so call them there too. Like other contexts of JAX, this one holds in its own
-    thread only.
-
-    Raises:
-      ValueError: the name is none of PLATFORMS.
-    """
-    if platform not in PLATFORMS:
-        raise ValueError(f"platform is {platform!r}; expected one of {', '.join(PLATFORMS)}")
-    return _platform(platform)
-
-
-def on_cpu() -> bool:
-    """Whether what is traced now is meant for XLA's CPU backend: see `for_platform`."""
-    return (_platform.value or jax.default_backend()) == "cpu"
-
-
-def compiler_options() -> dict[str, str]:
-    """Options for `jax.jit` of a network.
-
-    On a CPU: convolutions without YNNPACK, whose weight gradients are slow, and barriers that stay until operations are
-    fused (`computed_once`), where the compiler has a pass of that name, which drops them.
-    """
-    if not on_cpu():
-        return {}
-    return {"xla_cpu_experimental_ynn_fusion_type": "", "xla_disable_hlo_passes": "cse_barrier_expander"}
-
-
-def computed_once(x) -> Any:
-    """x, which a CPU keeps in memory for all that read it.
-
-    XLA's CPU compiler computes sums again inside everything that reads them: a chain of residual blocks again and again
-    from its start, which is slow to run and to compile where branches are many and narrow (HRNet's forward pass: 4.2
-    times as slow). Elsewhere it gains nothing: a MobileNet is slower by it.
-    """
-    return lax.optimization_barrier(x) if on_cpu() else x
 
 
 def linear(x, kernel) -> Any:

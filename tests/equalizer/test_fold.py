@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from se_jax.equalizer.fold import can_fold, fold, fold_site, fold_weights
 from se_jax.equalizer.fusion import Equalizer, FusionConv
 from se_jax.models import ASPPHead, FCNHead, PSPHead, SegformerHead, SepASPPHead, UPerHead, VWFormerHead
-from se_jax.models.layers import Conv, compiler_options
+from se_jax.models.layers import Conv
+from se_jax.models.platforms import compiler_options
 from se_jax.models.segmenter import normalize
 from tests import tiny
 

@@ -8,7 +8,7 @@ from experiments import collectives
 from experiments.state import share
 from se_jax import losses, parallel
 from se_jax.config import recipes
-from se_jax.models import layers
+from se_jax.models import platforms
 from se_jax.training import optimizers, start
 from se_jax.training.step import make_train_step
 from tests import tiny
@@ -43,7 +43,7 @@ def compiled_step(model, **mesh):
     shapes = {"image": ((16, 32, 32, 3), "uint8"), "label": ((16, 32, 32), "uint8"), "size": ((16, 2), "int32")}
     batch = {name: jax.ShapeDtypeStruct(*shape, sharding=parallel.split(mesh)) for name, shape in shapes.items()}
     layout = jax.tree.map(lambda leaf: leaf.sharding, state), parallel.replicated(mesh)
-    with layers.for_platform("tpu"):
+    with platforms.for_platform("tpu"):
         return jax.jit(step, donate_argnums=0, out_shardings=layout).lower(state, batch).compile(), state
 
 

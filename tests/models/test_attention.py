@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_jax.models import attention, layers
+from se_jax.models import attention, layers, platforms
 
 RNG = np.random.default_rng(0)
 
@@ -47,7 +47,7 @@ def test_cpu_form_equals_xlas_own(function):
         return y, pull(cotangent)
 
     fast = value_and_gradients()
-    with layers.for_platform("tpu"):
+    with platforms.for_platform("tpu"):
         plain = value_and_gradients()
     for a, b in zip(jax.tree.leaves(fast), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -82,7 +82,7 @@ def test_attention_of_a_cpu_is_jaxs_with_gradients():
     arguments[0] *= 30  # exponentials of which most vanish
 
     def value_and_gradients(platform: str):
-        with layers.for_platform(platform):
+        with platforms.for_platform(platform):
             y, pull = jax.vjp(layers.attention, *arguments)
             return y, pull(cotangent)
 

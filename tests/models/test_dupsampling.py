@@ -11,7 +11,7 @@ from se_jax.equalizer.fusion import Equalizer
 from se_jax.equalizer.sites import find_sites, identity_statistics
 from se_jax.losses import IGNORE, PixelCrossEntropy
 from se_jax.losses.codes import squared_error_of_codes
-from se_jax.models import DUpsamplingHead, ResNet, Segmenter, SepASPPHead, Xception, layers
+from se_jax.models import DUpsamplingHead, ResNet, Segmenter, SepASPPHead, Xception, platforms
 from se_jax.models.decoders.aspp import atrous_pyramid
 from se_jax.models.decoders.dupsampling import DUpsample, tile, untile
 
@@ -43,7 +43,7 @@ def maps():
         ("resnet", ResNet(50, "beta", 16, outputs=("conv1_3", "b1u2c3", "b3u6c3", "layer4"))),
         ("xception", Xception("65", outputs=("efb2u1c2", "mfb1u16c3", "map3"))),
     ):
-        with layers.for_platform("tpu"):
+        with platforms.for_platform("tpu"):
             shapes, _ = jax.eval_shape(
                 lambda e=encoder: e.init_with_output(jax.random.key(0), jnp.zeros((1, 513, 513, 3)))
             )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from se_jax.importers import export_weights, import_weights
-from se_jax.models import layers
+from se_jax.models import platforms
 from se_jax.models.encoders import (
     ConvNeXt,
     EfficientNet,
@@ -79,7 +79,7 @@ def golden_runs():
 
 @pytest.mark.parametrize(("name", "which", "platform"), list(golden_runs()))
 def test_equals_the_reference_at_even_and_odd_sizes(golden, name, which, platform):
-    with layers.for_platform(platform):
+    with platforms.for_platform(platform):
         assert_equals_the_reference(golden(name, which), name)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_jax.models import layers
+from se_jax.models import layers, platforms
 from tests.conftest import assert_close_to_reference, part_and_whole
 
 
@@ -253,7 +253,7 @@ def test_convolutions_of_a_cpu_equal_xlas_with_gradients(size, taps, groups, out
     weights = jax.random.normal(keys[2], shape)
     results = []
     for platform in ("cpu", "tpu"):
-        with layers.for_platform(platform):
+        with platforms.for_platform(platform):
             results.append(
                 once(lambda x, kernel: convolution_and_gradients(x, kernel, weights, groups, **geometry), x, kernel)
             )
@@ -312,80 +312,13 @@ def test_max_pooling_of_a_cpu_equals_xlas_with_gradient(size):
 
     results = []
     for platform in ("cpu", "tpu"):
-        with layers.for_platform(platform):
+        with platforms.for_platform(platform):
             results.append(once(value_and_gradient, x))
     for actual, expected in zip(*results, strict=True):
         np.testing.assert_array_equal(actual, expected)
 
 
-# --- the platform that compiles
-
-
-def test_compiler_options_are_accepted_and_keep_what_is_computed_once():
-    program = jax.jit(lambda x: layers.computed_once(x + 1) * 2, compiler_options=layers.compiler_options())
-    assert program(1) == 4
-    assert "opt-barrier" in program.lower(1).compile().as_text()  # a compiler whose pass has another name drops it
-
-
-def test_a_network_lowered_for_another_platform_has_that_platforms_operators():
-    """A depthwise convolution is one operator on a TPU and many on a CPU; the host is a CPU."""
-    block = layers.SeparableConvBlock(8)
-    x = jnp.zeros((2, 8, 8, 4))
-    variables = jax.eval_shape(block.init, jax.random.key(0), x)
-    function = jax.jit(block.apply)
-
-    def program(platform):
-        return function.trace(variables, x).lower(lowering_platforms=(platform,)).as_text()
-
-    with layers.for_platform("tpu"):
-        for_tpu = program("tpu")
-    assert for_tpu.count("stablehlo.convolution") == 1 and "feature_group_count = 4" in for_tpu
-    assert "stablehlo.convolution" not in program("cpu")
-    with layers.for_platform("cuda"):
-        assert "feature_group_count = 4" in program("cuda")
-
-
-@pytest.mark.parametrize(
-    "transform",
-    [
-        jax.jit,
-        lambda f: jax.jit(jax.grad(lambda x: f(x).sum())),
-        lambda f: jax.grad(lambda x: jax.jit(f)(x).sum()),
-        lambda f: jax.jit(jax.checkpoint(f)),
-    ],
-)
-def test_no_trace_for_one_platform_serves_another(transform):
-    """The same function, traced in turn for both: what JAX remembers of one is not taken for the other."""
-    kernel = jnp.ones((3, 3, 1, 4))
-    function = transform(lambda x: layers.conv2d(x, kernel, padding=1, groups=4))
-
-    def has_convolution():
-        return "conv_general_dilated" in str(jax.make_jaxpr(function)(jnp.zeros((1, 5, 5, 4))))
-
-    for platform, expected in (("cpu", False), ("tpu", True), ("cpu", False), ("cuda", True)):
-        with layers.for_platform(platform):
-            assert has_convolution() == expected
-    assert not has_convolution()  # the default is the platform of JAX's default backend
-
-
-def test_shapes_and_compiler_options_follow_the_platform():
-    traced = []
-
-    def function(x):
-        traced.append(layers.on_cpu())
-        return x
-
-    options = []
-    for platform in ("cpu", "tpu", "cpu"):
-        with layers.for_platform(platform):
-            jax.eval_shape(function, 1.0)
-            options.append(bool(layers.compiler_options()))
-    assert traced == [True, False] and options == [True, False, True]  # shapes for a CPU were known the third time
-
-
-def test_unknown_platforms_are_refused():
-    with pytest.raises(ValueError, match="platform is 'CPU'; expected one of cpu, cuda, gpu, rocm, tpu"):
-        layers.for_platform("CPU")
+# --- blocks, single pixels
 
 
 def test_blocks_have_the_reference_order():
@@ -400,7 +333,7 @@ def test_blocks_have_the_reference_order():
 def test_a_single_pixel_is_convolved_where_an_export_is_traced():
     """TFLite refuses the product of one row, which pooling to one pixel leaves of a batch of one."""
     x, kernel = jnp.ones((1, 1, 1, 8)), jnp.ones((1, 1, 8, 6))
-    with layers.for_platform("tpu"):
+    with platforms.for_platform("tpu"):
         program = str(jax.make_jaxpr(layers.conv2d)(x, kernel))
         pair = str(jax.make_jaxpr(layers.conv2d)(x.repeat(2, 0), kernel))
     assert "conv_general_dilated" in program and "dot_general" not in program and "dot_general" in pair

@@ -79,12 +79,12 @@ def _paths(tree):
 def convolutions(freeze) -> int:
     """How many convolutions a step has, backward ones included."""
     before, step = start(config(freeze))
-    with parallel.layers.for_platform("tpu"):
+    with parallel.platforms.for_platform("tpu"):
         return str(jax.make_jaxpr(step)(before, BATCH)).count("conv_general_dilated[")
 
 
 def test_no_backward_pass_is_computed_below_what_is_trained():
-    with parallel.layers.for_platform("tpu"):
+    with parallel.platforms.for_platform("tpu"):
         images = jnp.zeros((2, 32, 32, 3))
         forward = jax.make_jaxpr(functools.partial(MODEL.encoder.apply, train=False))
         variables = {name: part["encoder"] for name, part in tiny.shapes(MODEL, images).items()}

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from se_jax.models.encoders.resnet import ResidualBlock
 from se_jax.models.encoders.variants import variant_sizes
-from se_jax.models.layers import ConvBlock, computed_once, resize
+from se_jax.models.layers import ConvBlock, resize
+from se_jax.models.platforms import computed_once
 
 STEM = 64
 BLOCK: dict[str, Any] = {"scale_init": nn.initializers.ones}  # unlike ResNet's, no branch starts at zero
