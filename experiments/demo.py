@@ -26,7 +26,7 @@ mIoU, for large networks and long training. This is one seed of a small network 
 generated pictures. Two such runs without equalizers, unlike in their seed alone, came out 1.7 points apart; with one \
 and the same seed, equalizers were 2.4 points behind on two cores with an earlier version, and 0.3 ahead on one core; \
 and twice the learning rate brought 6 points without any. The difference below, whatever its sign, decides nothing: \
-docs/evidence.md has comparisons in pairs of several seeds, each arm at its own best rate."""
+docs/evidence.md has comparisons in pairs of several seeds, at rates chosen on other images."""
 
 
 def get_config(mode: str):
