@@ -9,7 +9,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 BYTES = {"pred": 1, "bf16": 2}  # others are named by their bits
 # `%name = f32[2,8]{1,0} all-reduce(...)`, `%name = (f32[8]{0}, f32[8]{0}) all-reduce-start(...)`
 LINE = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
-ARRAY = re.compile(r"\b(?P<type>pred|bf16|[a-z]+?(?P<bits>\d+)\w*)\[(?P<sides>[\d,]*)\]")
+ARRAY = re.compile(r"\b(?P<type>pred|bf16|[a-z]+?(?P<bits>\d+)\w*)\[(?P<sides>[\d,]*)\](?P<layout>\{[^}]*\})?")
 
 
 class Exchange(NamedTuple):
@@ -23,14 +23,15 @@ def exchanges(program: str) -> list[Exchange]:
     """All collective operations of a compiled program, one of several arrays as one; loops are counted once."""
     found = []
     for match in LINE.finditer(program):
-        arrays = tuple(_bytes(array) for array in ARRAY.finditer(match["result"]))
+        arrays = tuple(array_bytes(array) for array in ARRAY.finditer(match["result"]))
         if match["start"] and match["kind"] != "all-reduce":  # (operands, results, ...); results are as many
             arrays = arrays[len(arrays) // 2 :] if len(arrays) > 1 else arrays
         found.append(Exchange(match["kind"], arrays))
     return found
 
 
-def _bytes(array: re.Match) -> int:
+def array_bytes(array: re.Match) -> int:
+    """Of a match of ARRAY, e.g. 'f32[2,8]{1,0}', without padding."""
     sides = [int(side) for side in array["sides"].split(",") if side]
     return math.prod(sides) * (BYTES.get(array["type"]) or max(int(array["bits"]) // 8, 1))
 

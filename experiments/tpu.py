@@ -9,11 +9,13 @@ goes on; each takes seconds to many minutes of one core.
 
 A row has, for one chip:
   memory       bytes of arguments (the state and the images), of temporaries, and their sum, as the compiler lays it out
-  flops, bytes the compiler's counts of floating-point operations and of memory traffic
+  flops        the compiler's count of floating-point operations
+  bytes        the compiler's count of what operations read and write, in whatever memory
+  hbm          bytes between the chip and its large memory: `experiments/traffic.py`
   estimate     seconds, the compiler's own (`optimal_seconds`), which knows nothing of the exchange between chips; none
                where it is below zero, as it is of programs with operations that the compiler has no estimate for
   exchanges    of every kind how often, and the bytes of their results; what is in a loop counts once
-  roofline     seconds: max(flops / 197e12, bytes / 819e9), v5e's peaks in bfloat16 and of its memory
+  roofline     seconds: max(flops / 197e12, hbm / 819e9), v5e's peaks in bfloat16 and of its memory
   exchange     seconds: for each exchange 1 us a hop to the farthest chip, and its bytes over the links (45e9 bytes a
                second and direction, all of the mesh's axes used; a 16x16 is a torus, a 2x4 is not), an all-reduce twice
                that: it is taken not to overlap with anything
@@ -38,7 +40,7 @@ os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONM
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from experiments import collectives  # noqa: E402
+from experiments import collectives, traffic  # noqa: E402
 from se_jax import losses, parallel, run  # noqa: E402
 from se_jax.config import recipes  # noqa: E402
 from se_jax.evaluation import inference, protocol  # noqa: E402
@@ -128,13 +130,15 @@ def describe(program, topology: str, images: int) -> dict:
     memory, costs = program.memory_analysis(), program.cost_analysis()
     state = memory.argument_size_in_bytes
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-    found = collectives.exchanges(program.as_text())
-    roofline = max(costs["flops"] / PEAK_FLOPS, costs["bytes accessed"] / MEMORY_SPEED)
+    text = program.as_text()
+    found, hbm = collectives.exchanges(text), traffic.hbm_bytes(text)
+    roofline = max(costs["flops"] / PEAK_FLOPS, hbm / MEMORY_SPEED)
     exchange = exchange_seconds(found, topology)
     return {
         "memory": {"arguments": state, "temporaries": fresh, "sum": state + fresh},
         "flops": costs["flops"],
         "bytes": costs["bytes accessed"],
+        "hbm": hbm,
         "estimate": costs["optimal_seconds"] if costs["optimal_seconds"] > 0 else None,
         "exchanges": collectives.by_kind(found),
         "roofline": roofline,
@@ -163,8 +167,9 @@ def measure(key: dict) -> dict:
 
 def table(rows: list[dict]) -> str:
     """The rows in Markdown; `none` is the row of the same program without equalizers."""
-    head = "config topology program mode memory,~GiB TFLOP traffic,~GB estimate,~ms /~none all-reduces others "
-    head = [cell.replace("~", " ") for cell in (head + "exchanged,~MB share images compiled,~s").split()]
+    head = "config topology program mode memory,~GiB TFLOP read~and~written,~GB HBM,~GB estimate,~ms /~none "
+    head += "all-reduces others exchanged,~MB share images compiled,~s"
+    head = [cell.replace("~", " ") for cell in head.split()]
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
 
     def same(row, other):
@@ -181,7 +186,7 @@ def table(rows: list[dict]) -> str:
             row["mode"],
         ]
         if "does_not_fit" in row:
-            cells += ["more than 16"] + ["-"] * 9
+            cells += ["more than 16"] + ["-"] * 10
         else:
             plain = next((r for r in rows if r["mode"] == "none" and same(r, row) and r.get("estimate")), None)
             kinds = row["exchanges"]
@@ -190,6 +195,7 @@ def table(rows: list[dict]) -> str:
                 f"{row['memory']['sum'] / 2**30:.2f}",
                 f"{row['flops'] / 1e12:.3f}",
                 f"{row['bytes'] / 1e9:.2f}",
+                f"{row['hbm'] / 1e9:.2f}",
                 f"{row['estimate'] * 1e3:.3f}" if row["estimate"] else "-",
                 f"{row['estimate'] / plain['estimate']:.4f}" if plain and row["estimate"] else "-",
                 str(reduces),

@@ -1,6 +1,7 @@
 """Fixtures for every test: eight fake CPU devices, full float32 products, golden cases of the PyTorch reference."""
 
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -22,6 +23,10 @@ from se_jax.models import platforms
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Tracing makes millions of objects and few circles: looking for those that often was an eighth of the suite's time
+gc.freeze()
+gc.set_threshold(100_000, 50, 50)
 
 # Floats are compared: a test that passes once passes again.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -19,7 +19,8 @@ KEY = {
 def row(mode, **numbers):
     kinds = {"all-reduce": {"count": 40, "bytes": 2e6}, "all-gather": {"count": 2, "bytes": 1e6}}
     memory = {"arguments": 2**30, "temporaries": 2**30, "sum": 2**31}
-    found = {"memory": memory, "flops": 1e12, "bytes": 2e9, "estimate": 0.01, "exchanges": kinds, "share": 0.5}
+    found = {"memory": memory, "flops": 1e12, "bytes": 2e9, "hbm": 1e9, "estimate": 0.01, "exchanges": kinds}
+    found |= {"share": 0.5}
     return KEY | {"mode": mode, "compile_seconds": 9.0, "most_images": 15} | found | numbers
 
 
@@ -48,4 +49,5 @@ def test_a_network_is_compiled_for_eight_chips():
     pytest.importorskip("libtpu", reason="the TPU's compiler is not installed (requirements-tpu.txt)")
     found = tpu.measure(KEY | {"program": "evaluate", "mode": "explicit"})
     assert not found["exchanges"]  # every chip has its own images
+    assert 0 < found["hbm"] < found["bytes"]  # maps stay on the chip
     assert found["roofline"] > 0 and 0 < found["memory"]["sum"] < 2**30
