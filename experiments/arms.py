@@ -9,14 +9,17 @@ there without the others:
                AdamW 1 / std times the rate of each branch's weights, for SGD 1 / std ** 2; and nothing else
     analytic   an explicit equalizer by what theory expects of bilinear upsampling of white noise, without a measurement
     scalar     a learnt factor for every branch, which starts at 1 and has the rate of all parameters
+    batch      BatchNorm behind the resize of every branch, in place of measured constants
 """
 
 import ast
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -25,7 +28,8 @@ from experiments import variance
 from se_jax.config import options
 from se_jax.config.types import ConfigDict
 from se_jax.equalizer.fold import CONVOLUTIONS, fold
-from se_jax.equalizer.fusion import ordered_branches, site_variables
+from se_jax.equalizer.fusion import Fusion, branch_key, ordered_branches, site_variables
+from se_jax.models.layers import BatchNorm
 
 MODE = "model.equalizer.mode"
 ARMS: dict[str, dict[str, Any]] = {
@@ -38,6 +42,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "rate": {MODE: "explicit", "control": "rate"},
     "analytic": {MODE: "explicit", "control": "analytic"},
     "scalar": {MODE: "explicit", "control": "scalar"},
+    "batch": {MODE: "explicit", "control": "batch"},
 }
 SCALARS = "branch_scalars"  # the parameters of the control of that kind
 
@@ -114,11 +119,13 @@ class Start(NamedTuple):
       mode: of the equalizers of the network that is trained.
       variables: of it, {'params', 'batch_stats', ...}.
       view: parameters -> those that the network is applied with.
+      around: whether it trains -> the context in which it is applied.
     """
 
     mode: str
     variables: dict
     view: Callable[[Any], Any] = lambda params: params
+    around: Callable[[bool], contextlib.AbstractContextManager] = lambda train: contextlib.nullcontext()
 
 
 def start(mode: str, control: str, plain: dict, calibrated: dict, shrinkage: dict) -> Start:
@@ -224,4 +231,39 @@ def _scalar(plain, calibrated, shrinkage) -> Start:
     return Start("none", plain | {"params": params}, view)
 
 
-CONTROLS = {"uniform": _uniform, "rate": _rate, "analytic": _analytic, "scalar": _scalar}
+def _batch(plain, calibrated, shrinkage) -> Start:
+    params, statistics = (traverse_util.flatten_dict(plain[name]) for name in ("params", "batch_stats"))
+    sites = dict(site_variables(calibrated["equalizer"]))
+    for path, site in sites.items():
+        for key, branch in site.items():
+            shape = branch["std"].shape
+            params |= {
+                (*path, f"{key}_norm", "scale"): jnp.ones(shape),
+                (*path, f"{key}_norm", "bias"): jnp.zeros(shape),
+            }
+            statistics |= {
+                (*path, f"{key}_norm", "mean"): jnp.zeros(shape),
+                (*path, f"{key}_norm", "var"): jnp.ones(shape),
+            }
+
+    def around(train: bool):
+        def normalize(following, args, kwargs, context):
+            fusion = context.module
+            if not (isinstance(fusion, Fusion) and context.method_name == "__call__" and fusion.path in sites):
+                return following(*args, **kwargs)
+            branches, size = args
+            norms = [BatchNorm(name=f"{branch_key(i, name)}_norm", parent=fusion) for i, name in enumerate(branches)]
+            resized = {
+                name: norm(fusion.to_grid(x, size), train)
+                for norm, (name, x) in zip(norms, branches.items(), strict=True)
+            }
+            return following(resized, size)
+
+        return nn.intercept_methods(normalize)
+
+    variables = {"params": params, "batch_stats": statistics}
+    found = {name: traverse_util.unflatten_dict(flat) for name, flat in variables.items()}
+    return Start("none", plain | found, around=around)
+
+
+CONTROLS = {"uniform": _uniform, "rate": _rate, "analytic": _analytic, "scalar": _scalar, "batch": _batch}

@@ -73,9 +73,10 @@ class Head:
     def loss_of(self, params, batch_stats, constants, key, maps, label):
         """(loss, running statistics) of parameters of the head alone on a batch."""
         variables = {"params": self.begun.view(params["decoder"]), "batch_stats": batch_stats, **constants}
-        outputs, updates = self.decoder.apply(
-            variables, maps, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
+        with self.begun.around(True):
+            outputs, updates = self.decoder.apply(
+                variables, maps, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            )
         batch = {"label": label, "place": jnp.arange(len(label))}
         terms = self.loss(outputs, constants, batch, self.loss.normalizer(batch), key)
         return sum(terms.values()), updates["batch_stats"]
@@ -118,7 +119,8 @@ class Head:
 
     def _confusion(self, variables, batch, fitted, size):
         maps, label = batch
-        scores = self.model.scores(self.decoder.apply(variables, maps), fitted)
+        with self.begun.around(False):
+            scores = self.model.scores(self.decoder.apply(variables, maps), fitted)
         return confusion_matrix(resize(scores, size, self.model.align_corners), label, self.model.num_classes)
 
 

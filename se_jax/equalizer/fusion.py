@@ -165,15 +165,16 @@ class Fusion(nn.Module):
             if explicit:
                 x = self._equalize(key, x)
             if self._measuring():
-                self.put_variable("moments", key, _image_moments(self._to_grid(x, size)))
+                self.put_variable("moments", key, _image_moments(self.to_grid(x, size)))
             if weights is not None:  # on the small map: less work, and its gradient needs no large one
                 x = x * weights[index].astype(x.dtype)
-            resized.append(self._to_grid(x, size))
+            resized.append(self.to_grid(x, size))
         if self.operation == "identity":
             return dict(zip(branches, resized, strict=True))
         return jnp.concatenate(resized, axis=-1) if self.operation == "concat" else sum(resized)
 
-    def _to_grid(self, x, size: tuple[int, int] | None):
+    def to_grid(self, x, size: tuple[int, int] | None):
+        """A branch [b, h, w, c] as it enters the fusion, [b, *size, c] of the module's dtype."""
         if size is not None:
             x = resize_nearest(x, size) if self.upsample == "nearest" else resize(x, size, self.align_corners)
         return x.astype(self.dtype)

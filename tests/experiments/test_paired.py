@@ -37,7 +37,7 @@ def starts_of(pool, *names):
 
 
 def test_controls_change_one_thing_each(pool):
-    names = ("none", "folded", "explicit", "uniform", "rate", "analytic", "scalar")
+    names = ("none", "folded", "explicit", "uniform", "rate", "analytic", "scalar", "batch")
     config, site, found = starts_of(pool, *names)
     maps, label = pool.take(slice(0, 4))
     key = ("convs_0", "block", "conv", "kernel")
@@ -51,7 +51,8 @@ def test_controls_change_one_thing_each(pool):
 
         def loss(params):
             variables = {"params": start.view(params), **constants}
-            logits = decoder.apply(variables, maps, train=True, mutable=["batch_stats"])[0]["logits"]
+            with start.around(True):
+                logits = decoder.apply(variables, maps, train=True, mutable=["batch_stats"])[0]["logits"]
             return jnp.sum(jnp.sin(logits)), logits
 
         (_, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(start.variables["params"])
@@ -78,6 +79,32 @@ def test_controls_change_one_thing_each(pool):
     np.testing.assert_allclose(scalars, sums, rtol=1e-2, atol=1e-3 * np.abs(sums).max())
     (_, analytic), *_ = site_variables(found["analytic"].variables["equalizer"])
     assert [float(branch["std"][0]) for branch in analytic.values()][0] == pytest.approx(0.583819, rel=1e-5)
+
+
+def test_batch_norm_behind_the_resize_makes_a_branchs_scale_of_no_account(pool):
+    config, site, found = starts_of(pool, "batch")
+    start, (maps, _) = found["batch"], pool.take(slice(0, 4))
+    decoder = build(config.model).with_equalizer(mode=start.mode).decoder
+    maps = tuple(100 * x for x in maps)  # so that epsilon does not count
+
+    @jax.jit
+    def applied(maps):
+        with start.around(True):
+            return decoder.apply(start.variables, maps, train=True, mutable=["batch_stats"])
+
+    (outputs, updates), (scaled, _) = applied(maps), applied((10 * maps[0] + 3, *maps[1:]))
+    logits = np.asarray(outputs["logits"])
+    np.testing.assert_allclose(scaled["logits"], logits, atol=1e-3 * logits.std())
+    moved = traverse_util.flatten_dict(updates["batch_stats"])
+    # a tenth of the way from 0 to the mean of the map, which a resize of it keeps
+    key = next(key for key in moved if key[-2:] == ("0_level0_norm", "mean"))
+    np.testing.assert_allclose(moved[key], 0.1 * maps[0].mean((0, 1, 2)), rtol=1e-4)
+    assert sum(key[-2].endswith("_norm") for key in moved) == 2 * len(site)
+    with start.around(False):  # by the running statistics, not the batch's
+        plain, doubled = (
+            jax.jit(decoder.apply)({**start.variables, **updates}, (factor * maps[0], *maps[1:])) for factor in (1, 2)
+        )
+    assert np.abs(plain["logits"] - doubled["logits"]).max() > logits.std() / 10
 
 
 def flags_of(tmp_path, **changes):
