@@ -1,6 +1,7 @@
 """How unequal the branches of a network's fusion sites are, why, and what that does to gradients.
 
-python -m experiments.scales --config=camvid_frozen:uper --config.data.dir=DIR [--steps=240] [--images=64] [--seed=0]
+python -m experiments.scales --config=camvid_frozen:uper --config.data.dir=DIR [--steps=240] [--images=64] [--seed=0] \\
+    [--arms=none,explicit]
 
 Of every branch of every site: its standard deviation before and after the resize, mean, autocorrelation of neighbours
 along rows and columns, the share of the variance that the resize keeps, measured and by the closed form of
@@ -31,15 +32,19 @@ the share of a branch's variance, over images, channels and pixels, that the res
 form with the measured autocorrelation, 'white' that for white noise within a map."""
 
 
-def measure(config, pool, images: int, seed: int, steps: int) -> dict:
-    """{'sites': rows by site and branch, 'shares': by site, 'gradients': a list of rows of arm, step and branch}."""
+def measure(config, pool, images: int, seed: int, steps: int, modes=MODES) -> dict:
+    """{'sites': rows by site and branch, 'shares': by site, 'gradients': a list of rows of arm, step and branch}.
+
+    Raises:
+      ValueError: a site cannot be folded, with 'folded' among the modes.
+    """
     import jax
 
     from experiments import arms, heads, slopes, variance
 
     sites, gradients = {}, []
     starts = heads.Starts(pool)
-    for mode in MODES:
+    for mode in modes:
         changed, control = arms.changed(config, arms.ARMS[mode], num_steps=steps)
         head = heads.Head(changed, control, starts)
         meter, gradient = variance.Meter(head.decoder), slopes.Slopes(head)
@@ -119,7 +124,8 @@ def write(found: dict, path, title: str) -> pathlib.Path:
     ]
     steps = sorted({row["step"] for row in found["gradients"]})
     moving = []
-    for mode in MODES:
+    modes = list(dict.fromkeys(row["arm"] for row in found["gradients"]))
+    for mode in modes:
         rows = [row for row in found["gradients"] if row["arm"] == mode]
         names = dict.fromkeys((row["site"], row["branch"]) for row in rows)
         for i, name in enumerate(names):
@@ -131,7 +137,7 @@ def write(found: dict, path, title: str) -> pathlib.Path:
             "lines",
             charts.lines([c for m, c in moving if m == mode], x_label="step", y_label="ratio", marks=True),
         )
-        for mode in MODES
+        for mode in modes
     ]
     sections = [
         pages.Section(
@@ -157,6 +163,8 @@ def main(_) -> None:
     with cli.reading_data():
         from experiments import comparison, features, paired, records, slopes
     try:
+        if unknown := [arm for arm in given.arms if arm not in MODES]:
+            raise ValueError(f"--arms names {', '.join(unknown)}; expected some of {', '.join(MODES)}")
         config, name = given.config, given.name or paired.recipe()
         trained = {"epochs": given.epochs} if given.steps else {"images": given.images}
         pool = features.load(config, "train", pathlib.Path(given.workdir) / "features", **trained)
@@ -164,7 +172,7 @@ def main(_) -> None:
         if not images:
             raise ValueError(f"--images={given.images}: expected at least {slopes.BATCH}")
         with cli.ending("experiments.scales"):
-            found = measure(config, pool, images, given.seed, given.steps)
+            found = measure(config, pool, images, given.seed, given.steps, given.arms)
         for heads, rows in (
             (BRANCH_HEADS, branch_rows(found)),
             (SHARE_HEADS, share_rows(found)),
@@ -181,6 +189,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     cli.define_config()
+    flags.DEFINE_list("arms", ",".join(MODES), "Networks that are measured, by their equalizer.mode.")
     flags.DEFINE_integer("images", 64, "Training images, augmented, on which is measured.")
     flags.DEFINE_integer("steps", 0, "Steps of training the head; 0: only before the first.")
     flags.DEFINE_integer("seed", 0, "Of the head's weights and the order of images.")
