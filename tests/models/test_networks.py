@@ -122,7 +122,7 @@ class TestEveryNetwork:
     def test_variables_are_saved_exported_and_loaded_bit_by_bit(self, network, tmp_path):
         model, variables, _ = network
         checkpoints.save_variables(tmp_path, variables)
-        blank = jax.tree.map(np.zeros_like, variables)
+        blank = jax.device_put(jax.tree.map(np.zeros_like, variables))
         for layout in tables.tables_of(model.encoder):
             loaded = import_weights(model, export_weights(model, variables, layout), blank, layout)
             assert_equal(loaded, variables)
