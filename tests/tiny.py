@@ -145,8 +145,8 @@ def fill(shapes, seed: int = 0):
         name = path[-1].key
         if name in ("std", "var", "scale"):
             # residual blocks add up: a smaller scale keeps the deepest features near 1
-            return jnp.asarray((0.5 if name == "scale" else 1.0) * np.exp(rng.normal(0, 0.5, leaf.shape)), leaf.dtype)
+            return (0.5 if name == "scale" else 1.0) * np.exp(rng.normal(0, 0.5, leaf.shape)).astype(leaf.dtype)
         spread = 0.5 if name in ("mean", "bias") else np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        return jnp.asarray(rng.normal(0, spread, leaf.shape), leaf.dtype)
+        return rng.normal(0, spread, leaf.shape).astype(leaf.dtype)
 
-    return jax.tree.map_with_path(draw, shapes)
+    return jax.device_put(jax.tree.map_with_path(draw, shapes))
