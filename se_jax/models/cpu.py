@@ -28,11 +28,64 @@ def _product_forward(x, matrix):
 
 def _product_backward(saved, dy):
     x, matrix = saved
-    dmatrix = lax.dot_general(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), (((0,), (0,)), ((), ())))
-    return dy @ matrix.T, dmatrix
+    barrier = lax.optimization_barrier
+    dx = dy @ barrier(matrix.T)
+    x, dy = barrier((x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])))  # nothing of x before dy is there
+    # XLA's product of a transposed operand is slow, so the narrower one is transposed beforehand
+    if x.shape[1] < dy.shape[1]:
+        return dx, barrier(barrier(x.T) @ dy)
+    return dx, barrier(barrier(dy.T) @ x).T
 
 
 product.defvjp(_product_forward, _product_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv(x, kernel, strides: int, padding: int, dilation: int):
+    """XLA's convolution, but the gradient of its kernel is one product a tap."""
+    return _conv(x, kernel, strides, padding, dilation)
+
+
+def _conv(x, kernel, strides: int, padding: int, dilation: int):
+    pads, names = [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (strides, strides), pads, rhs_dilation=(dilation, dilation), dimension_numbers=names
+    )
+
+
+def _conv_forward(x, kernel, strides, padding, dilation):
+    return conv(x, kernel, strides, padding, dilation), (x, kernel)
+
+
+def _conv_backward(strides, padding, dilation, saved, dy):
+    x, kernel = saved
+    (dx,) = jax.linear_transpose(lambda x: _conv(x, kernel, strides, padding, dilation), x)(dy)
+    rows, columns = _outputs(x, kernel, strides, padding, dilation)
+    x, dy = lax.optimization_barrier((x, dy))  # nothing of x before dy is there, for what it would keep in memory
+    x = _pad(x, padding)
+    size = (x.shape[0], (rows - 1) * strides + 1, (columns - 1) * strides + 1, x.shape[3])
+    transposed = lax.optimization_barrier(dy.reshape(-1, dy.shape[3]).T)
+
+    def gradient_of_tap(tap):
+        read = lax.dynamic_slice(x, (0, tap[0] * dilation, tap[1] * dilation, 0), size)[:, ::strides, ::strides]
+        return lax.optimization_barrier(transposed @ read.reshape(-1, x.shape[3])).T
+
+    taps = jnp.array(list(np.ndindex(kernel.shape[:2])))
+    return dx, lax.map(gradient_of_tap, taps).reshape(kernel.shape)
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _read_by_taps(x, kernel, strides: int, padding: int, dilation: int) -> list:
+    """For every tap of the kernel, what it reads for each pixel of the output: [b, h', w', c] each."""
+    rows, columns = _outputs(x, kernel, strides, padding, dilation)
+    x, parts = _pad(x, padding), []
+    for i, j in np.ndindex(kernel.shape[:2]):
+        top, left = i * dilation, j * dilation
+        across = slice(left, left + (columns - 1) * strides + 1, strides)
+        parts.append(x[:, top : top + (rows - 1) * strides + 1 : strides, across])
+    return parts
 
 
 def _taps(length: int, taps: int, strides: int, padding: int, dilation: int):
@@ -67,13 +120,8 @@ def conv_by_taps(x, kernel, padding: int, dilation: int):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def depthwise(x, kernel, strides: int, padding: int, dilation: int):
     """Depthwise convolution as one sum of shifted maps, which XLA computes in a single pass over the output."""
-    rows, columns = _outputs(x, kernel, strides, padding, dilation)
-    x = _pad(x, padding)
-    parts = []
-    for i, j in np.ndindex(kernel.shape[:2]):
-        top, left = i * dilation, j * dilation
-        across = slice(left, left + (columns - 1) * strides + 1, strides)
-        parts.append(x[:, top : top + (rows - 1) * strides + 1 : strides, across] * kernel[i, j, 0])
+    parts = _read_by_taps(x, kernel, strides, padding, dilation)
+    parts = [part * kernel[i, j, 0] for part, (i, j) in zip(parts, np.ndindex(kernel.shape[:2]), strict=True)]
     return functools.reduce(jnp.add, parts)
 
 

@@ -242,6 +242,9 @@ def convolution_and_gradients(x, kernel, weights, groups, **geometry):
         ((5, 7), 3, 1, 5, {"padding": 12, "dilation": 12}),
         ((12, 9), 3, 1, 5, {"padding": 2, "dilation": 3}),
         ((9, 7), 1, 1, 5, {"strides": 2}),  # matrix product
+        ((9, 7), 1, 1, 7, {}),
+        ((9, 8), 3, 1, 5, {"padding": 1}),  # XLA's, and a product a tap for the kernel
+        ((9, 8), 5, 1, 7, {"padding": 1, "strides": 2}),
         ((9, 7), 3, 2, 4, {"padding": 1}),  # neither: left to XLA
     ],
 )
