@@ -15,6 +15,8 @@ from jax import lax
 
 from se_jax.models.interpolation import taps
 
+LARGE = 2**14  # numbers of a map; for smaller ones the faster gradients of kernels are not worth compiling
+
 
 @jax.custom_vjp
 def product(x, matrix):
@@ -28,13 +30,13 @@ def _product_forward(x, matrix):
 
 def _product_backward(saved, dy):
     x, matrix = saved
-    barrier = lax.optimization_barrier
-    dx = dy @ barrier(matrix.T)
-    x, dy = barrier((x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])))  # nothing of x before dy is there
+    dx, barrier = dy @ matrix.T, lax.optimization_barrier
+    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    if x.size < LARGE:
+        return dx, lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
+    x, dy = barrier((x, dy))  # nothing of x before dy is there, for what it would keep in memory
     # XLA's product of a transposed operand is slow, so the narrower one is transposed beforehand
-    if x.shape[1] < dy.shape[1]:
-        return dx, barrier(barrier(x.T) @ dy)
-    return dx, barrier(barrier(dy.T) @ x).T
+    return dx, barrier(barrier(x.T) @ dy) if x.shape[1] < dy.shape[1] else barrier(barrier(dy.T) @ x).T
 
 
 product.defvjp(_product_forward, _product_backward)
@@ -61,7 +63,7 @@ def _conv_backward(strides, padding, dilation, saved, dy):
     x, kernel = saved
     (dx,) = jax.linear_transpose(lambda x: _conv(x, kernel, strides, padding, dilation), x)(dy)
     rows, columns = _outputs(x, kernel, strides, padding, dilation)
-    x, dy = lax.optimization_barrier((x, dy))  # nothing of x before dy is there, for what it would keep in memory
+    x, dy = lax.optimization_barrier((x, dy))  # as above
     x = _pad(x, padding)
     size = (x.shape[0], (rows - 1) * strides + 1, (columns - 1) * strides + 1, x.shape[3])
     transposed = lax.optimization_barrier(dy.reshape(-1, dy.shape[3]).T)
