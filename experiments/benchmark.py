@@ -8,7 +8,8 @@ images/s, compile time, memory (arguments, results and temporaries of the compil
 installed (`pip install -r requirements-bench.txt`) the same networks run there too, in the same process and with the
 same weights, after both are checked to compute the same logits; heads without a PyTorch twin run alone. All candidates
 take turns and times are minima over the turns; a busy machine still falsifies them, PyTorch's most, whose threads wait
-for each other. Needs neither TensorFlow nor a data set.
+for each other. There, measure on one core by the processor's clock (`taskset -c 0 ... --processor_time`). Needs neither
+TensorFlow nor a data set.
 
 On a GPU a whole training step (with SGD) is timed too, PyTorch runs through torch.compile (with bfloat16 by autocast
 where --dtype=bfloat16), and the share of the card's peak is given. That part was written without a GPU at hand and has
@@ -257,7 +258,8 @@ def benchmark_network(name: str, flags, report=print) -> list[dict]:
             if kind == "forward":
                 error = check_equal(candidates[0], candidates[-1], flags.dtype)
                 report(f"{name}: the logits of JAX and PyTorch agree to {error:.0e} standard deviations")
-        times = take_turns(candidates, flags.repeats)
+        clock = time.process_time if flags.processor_time else time.perf_counter
+        times = take_turns(candidates, flags.repeats, clock)
         rows += [make_row(name, kind, candidate, times, flags) for candidate in candidates]
         for row in rows[-len(candidates) :]:
             report(format_row(row))
@@ -346,6 +348,9 @@ def parse_flags(arguments=None):
     parser.add_argument("--depth", type=int, default=50, help="of the ResNet: 18, 34, 50 or 101")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the activations")
     parser.add_argument("--repeats", type=int, default=5, help="rounds in which every candidate is timed once")
+    parser.add_argument(
+        "--processor_time", action="store_true", help="time by the processor's clock, on one core that others use too"
+    )
     parser.add_argument("--output", help="folder for benchmark.json and benchmark.md")
     flags = parser.parse_args(arguments)
     flags.passes = flags.passes or ",".join(PASSES[: 2 if jax.default_backend() == "cpu" else 3])

@@ -15,6 +15,8 @@ from jax import lax
 
 from se_jax.models.interpolation import taps
 
+LARGE = 2**14  # numbers of a map; for smaller ones the faster gradients of kernels are not worth compiling
+
 
 @jax.custom_vjp
 def product(x, matrix):
@@ -28,11 +30,53 @@ def _product_forward(x, matrix):
 
 def _product_backward(saved, dy):
     x, matrix = saved
-    dmatrix = lax.dot_general(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), (((0,), (0,)), ((), ())))
-    return dy @ matrix.T, dmatrix
+    dx, barrier = dy @ matrix.T, lax.optimization_barrier
+    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    if x.size < LARGE:
+        return dx, lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
+    x, dy = barrier((x, dy))  # nothing of x before dy is there, for what it would keep in memory
+    # XLA's product of a transposed operand is slow, so the narrower one is transposed beforehand
+    return dx, barrier(barrier(x.T) @ dy) if x.shape[1] < dy.shape[1] else barrier(barrier(dy.T) @ x).T
 
 
 product.defvjp(_product_forward, _product_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv(x, kernel, strides: int, padding: int, dilation: int):
+    """XLA's convolution, but the gradient of its kernel is one product a tap."""
+    return _conv(x, kernel, strides, padding, dilation)
+
+
+def _conv(x, kernel, strides: int, padding: int, dilation: int):
+    pads, names = [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (strides, strides), pads, rhs_dilation=(dilation, dilation), dimension_numbers=names
+    )
+
+
+def _conv_forward(x, kernel, strides, padding, dilation):
+    return conv(x, kernel, strides, padding, dilation), (x, kernel)
+
+
+def _conv_backward(strides, padding, dilation, saved, dy):
+    x, kernel = saved
+    (dx,) = jax.linear_transpose(lambda x: _conv(x, kernel, strides, padding, dilation), x)(dy)
+    rows, columns = _outputs(x, kernel, strides, padding, dilation)
+    x, dy = lax.optimization_barrier((x, dy))  # as in _product_backward
+    x = _pad(x, padding)
+    size = (x.shape[0], (rows - 1) * strides + 1, (columns - 1) * strides + 1, x.shape[3])
+    transposed = lax.optimization_barrier(dy.reshape(-1, dy.shape[3]).T)
+
+    def gradient_of_tap(tap):
+        read = lax.dynamic_slice(x, (0, tap[0] * dilation, tap[1] * dilation, 0), size)[:, ::strides, ::strides]
+        return lax.optimization_barrier(transposed @ read.reshape(-1, x.shape[3])).T
+
+    places = jnp.array(list(np.ndindex(kernel.shape[:2])))
+    return dx, lax.map(gradient_of_tap, places).reshape(kernel.shape)
+
+
+conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _taps(length: int, taps: int, strides: int, padding: int, dilation: int):

@@ -60,6 +60,8 @@ def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, 
         return cpu.depthwise(x, kernel, strides, padding, dilation)
     if on_cpu_in_float32 and groups == strides == 1 and 2 * dilation >= 0.3 * min(x.shape[1:3]) and dilation > 1:
         return cpu.conv_by_taps(x, kernel, padding, dilation)
+    if on_cpu_in_float32 and groups == 1 and x.shape[-1] >= 16 and x.size >= cpu.LARGE:  # an image's few gain nothing
+        return cpu.conv(x, kernel, strides, padding, dilation)
     return lax.conv_general_dilated(
         x,
         kernel,

@@ -104,7 +104,10 @@ def write_equalizer(workdir: pathlib.Path, config, rows) -> None:
 
 
 def write_environment(workdir: pathlib.Path, mesh, state, compiled) -> None:
-    """Writes versions, devices, parameter count, FLOPs of a step on all devices."""
+    """Writes versions, devices, parameter count, FLOPs of a step on all devices as XLA counts them.
+
+    What is in a loop counts once: the parts of an accumulated step, on a CPU gradients of kernels (`models.cpu.conv`).
+    """
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "ml-collections", "numpy")
     names += ("tensorflow-cpu", "tensorflow")  # the one or the other
     versions = {"python": platform.python_version()}

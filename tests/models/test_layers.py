@@ -261,6 +261,30 @@ def test_convolutions_of_a_cpu_equal_xlas_with_gradients(size, taps, groups, out
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("outputs", [3, 30])
+def test_gradients_of_large_products_equal_xlas(outputs):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (2, 32, 16, 16)), jax.random.normal(keys[1], (16, outputs))
+    dy = jax.random.normal(keys[2], (2, 32, 16, outputs))
+    actual = jax.vjp(layers.linear, x, kernel)[1](dy)
+    expected = jax.vjp(jnp.matmul, x, kernel)[1](dy)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("geometry", [{"padding": 1, "dilation": 2}, {"padding": 3, "strides": 2}])
+def test_gradients_of_large_maps_kernels_equal_xlas(geometry):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (2, 19, 18, 24)), jax.random.normal(keys[1], (3, 5, 24, 3))
+    with platforms.for_platform("tpu"):
+        y = layers.conv2d(x, kernel, **geometry)
+        weights = jax.random.normal(keys[2], y.shape)
+        expected = once(lambda x, kernel: convolution_and_gradients(x, kernel, weights, 1, **geometry), x, kernel)
+    actual = once(lambda x, kernel: convolution_and_gradients(x, kernel, weights, 1, **geometry), x, kernel)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
 @settings(max_examples=20)
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
