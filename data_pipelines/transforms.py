@@ -182,7 +182,8 @@ def _scaled_rows(image: tf.Tensor, count: tf.Tensor, scale, move, antialias: boo
     The kernel takes its inner loop over channels, so a row is given as one pixel of many channels: it is some times
     faster than scaling both sides at once, and the sums are the same.
     """
-    width, channels = tf.shape(image)[1], image.shape[2]
+    width: Any = tf.shape(image)[1]
+    channels: Any = image.shape[2]
     result = tf.raw_ops.ScaleAndTranslate(
         images=tf.reshape(image, [1, tf.shape(image)[0], 1, width * channels]),
         size=tf.stack([count, 1]),
