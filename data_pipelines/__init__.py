@@ -23,7 +23,7 @@ tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
 from data_pipelines import ade20k, cityscapes, pascal_context, shapes, voc2012  # noqa: E402
-from data_pipelines.counts import Counts, check_counts, count_pixels, presence  # noqa: E402
+from data_pipelines.counts import Counts, check_counts, count_pixels  # noqa: E402
 from data_pipelines.labels import IGNORE, DataError, LabelError, LabelSpec  # noqa: E402
 from data_pipelines.official import Official  # noqa: E402
 from data_pipelines.order import repeat_factors  # noqa: E402
@@ -106,8 +106,8 @@ def build(config) -> Data:
     check_config(config)
     data = _opened(config)
     if threshold := config.get("repeat_threshold", 0.0):
-        held = presence(data.train, data.labels, config.on_error)
-        data = dataclasses.replace(data, repeats=repeat_factors(held, threshold))
+        train = data.pixels.get("train") or count_pixels(data.train, data.labels, config.on_error, len(data.train))
+        data = dataclasses.replace(data, repeats=repeat_factors(train.held, threshold))
     return data
 
 
@@ -130,9 +130,10 @@ def _counted(data: Data, config) -> Data:
     """With the options of reading, the counts, and the warnings that follow from them."""
     for source in (data.train, data.val):
         _set_reading(source, config)
+    every = len(data.train) if config.get("repeat_threshold", 0.0) else None
     counts = {
-        split: count_pixels(source, data.labels, config.on_error)
-        for split, source in (("train", data.train), ("val", data.val))
+        split: count_pixels(source, data.labels, config.on_error, most)
+        for split, source, most in (("train", data.train, every), ("val", data.val, None))
     }
     warnings = check_counts(counts["train"], counts["val"], data.labels)
     return dataclasses.replace(data, pixels=counts, warnings=(*data.warnings, *warnings))

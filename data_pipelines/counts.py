@@ -28,6 +28,7 @@ class Counts:
     name: of the source. files, total: annotations counted, and all there are. names: of the K classes.
     pixels, images: int64 [K], pixels of each class, and annotations that hold it. ignored: pixels without a class.
     raw: int64 [256], pixels by their id in the file (those of colour masks, which have none, are left out).
+    held: bool [n, K], which classes each annotation holds, of those looked at; none of one that could not be read.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Counts:
     images: np.ndarray
     ignored: int
     raw: np.ndarray
+    held: np.ndarray
 
     @property
     def absent(self) -> list[str]:
@@ -73,21 +75,6 @@ def count_pixels(source: Source, labels: LabelSpec, on_error: str = "stop", most
     found = _count(source, labels, _spread(total, wanted), on_error)
     if most is None and found.files < total and np.count_nonzero(found.pixels) < 2:
         found = _count(source, labels, range(total), on_error)
-    return found
-
-
-def presence(source: Source, labels: LabelSpec, on_error: str = "stop") -> np.ndarray:
-    """bool [n, K]: which classes each of the n annotations holds; all are read, progress goes to stderr.
-
-    Of an annotation that cannot be read: none, if on_error is 'skip'. Raises DataError for it otherwise.
-    """
-    found = np.zeros((len(source), labels.num_classes), bool)
-    each = progress(_each(source, labels, range(len(source))), len(source), source.name, "looking for rare classes in")
-    for row, one in zip(found, each, strict=True):
-        if isinstance(one, _One):
-            row[:] = one.train[: labels.num_classes] > 0
-        elif on_error == "stop" or isinstance(one, LabelError):
-            raise one
     return found
 
 
@@ -175,9 +162,11 @@ def _spread(total: int, wanted: int) -> list[int]:
 
 
 def _count(source: Source, labels: LabelSpec, indices: Sequence[int], on_error: str) -> Counts:
-    train, raw, images = (np.zeros(256, np.int64) for _ in range(3))
+    train, raw = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    held = np.zeros((len(indices), labels.num_classes), bool)
     files, wrong, palettes = 0, None, {}
-    for index, one in zip(indices, progress(_each(source, labels, indices), len(indices), source.name), strict=True):
+    each = progress(_each(source, labels, indices), len(indices), source.name)
+    for index, one, row in zip(indices, each, held, strict=True):
         if isinstance(one, LabelError) and not isinstance(one, _Unknown):
             raise one
         if isinstance(one, _Unknown):
@@ -187,11 +176,13 @@ def _count(source: Source, labels: LabelSpec, indices: Sequence[int], on_error: 
                 raise one
             continue
         files += 1
-        train, raw, images = train + one.train, raw + one.raw, images + (one.train > 0)
+        train, raw = train + one.train, raw + one.raw
+        row[:] = one.train[: labels.num_classes] > 0
         if one.palette is not None and labels.colours is not None and labels.colours.compare:
             _same_colours(palettes, one, source.label_name(index), labels)
     classes, ignored = labels.num_classes, int(train[IGNORE])
-    counts = Counts(source.name, files, len(source), labels.names, train[:classes], images[:classes], ignored, raw)
+    images = held.sum(axis=0)
+    counts = Counts(source.name, files, len(source), labels.names, train[:classes], images, ignored, raw, held)
     if wrong is not None:
         advice = f". {suggestion(counts)}" if labels.colours is not None else ""  # published data sets have their own
         raise LabelError(f"{wrong}\nIn {files} masks of {source.name} together: {_ids_held(raw)}{advice}") from wrong

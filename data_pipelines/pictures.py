@@ -104,7 +104,7 @@ def decode_image(data: bytes, name: str, reading: Reading = Reading()) -> np.nda
     if wanted != RGB:
         return upright(np.asarray(image).reshape(image.height, image.width, wanted), turn)
     try:
-        return upright(np.asarray(image.convert("RGB")), turn)
+        return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turn)
     except ValueError as error:
         raise DataError(f"{name}: the image has {image.mode} pixels, not RGB: {error}. {SAVE_AS_PNG}") from error
 

@@ -4,11 +4,12 @@ python -m experiments.benchmark_input --dataset=cityscapes --dir=DIR [--dataset=
 
 For generated pictures and for each data set that is given (the files as published, or the shards of
 data_pipelines.prepare), with the augmentation of its recipe in se_jax/config/datasets.py: images/s of the work up to
-and with each stage (read, decode, augment, batch, to the device), on as many threads as there are cores. The loader
-beside it, experiments/input_peer.py, does the same to the same files with as many worker processes; it runs in the
-Python of --python, which needs PIL, numpy and, for the DataLoader, torch (requirements-bench.txt). Both take turns, and
-rates are medians over the turns; a few files are read again and again, so they come from memory. Needs an otherwise
-idle machine.
+and with each stage (read, decode, augment, batch, to the device), on as many threads as there are cores, and the
+processor time an image, of all threads and processes together. The loader beside it, experiments/input_peer.py, does
+the same to the same files with as many worker processes; it runs in the Python of --python, which needs PIL, numpy and,
+for the DataLoader, torch (requirements-bench.txt). Both take turns; rates are medians over the turns and need an
+otherwise idle machine, processor times are the least. A few files are read again and again, so they come from memory.
+Fewer cores: taskset -c 0 python -m ...
 """
 
 import argparse
@@ -21,7 +22,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 
 import jax
@@ -31,6 +31,7 @@ from PIL import Image
 import data_pipelines
 from data_pipelines import OFFICIAL, shapes
 from data_pipelines.pipeline import THREADS, train_examples
+from experiments import input_peer
 from se_jax.config import datasets
 
 STAGES = ("read", "decode", "augment", "batch", "to device")
@@ -48,11 +49,11 @@ class Peer:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.loader = self._answer()["loader"]
 
-    def measure(self, job: dict) -> float:
-        """Images per second of a job; see input_peer.main."""
+    def measure(self, job: dict) -> dict:
+        """Images a second and processor time of a job; see input_peer.main."""
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        return self._answer()["images_per_s"]
+        return self._answer()
 
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
@@ -87,8 +88,8 @@ def write_shapes(directory: str, count: int = SHAPES, size=(512, 683)) -> None:
     (root / "classes.json").write_text(json.dumps({"classes": list(labels.names)}))
 
 
-def ours(data, config, stage: str, images: int) -> float:
-    """Images per second of data_pipelines up to a stage, in the steady state."""
+def ours(data, config, stage: str, images: int) -> dict:
+    """Images a second and processor time an image of data_pipelines up to a stage, in the steady state."""
     if stage in ("batch", "to device"):
         batches = data_pipelines.train_batches(data, config, seed=0, start_step=0)
         if stage == "to device":
@@ -99,12 +100,10 @@ def ours(data, config, stage: str, images: int) -> float:
     waiting = 3 + -(-THREADS // size)  # finished before the clock starts: prefetched batches, examples on the way
     timed = max(1, images // size)
     next(itertools.islice(batches, waiting, None))
-    start = time.perf_counter()
-    next(itertools.islice(batches, timed - 1, None))
-    return timed * size / (time.perf_counter() - start)
+    return input_peer.times(batches, 0, timed, size)
 
 
-def theirs(peer: Peer, data, config, stage: str, images: int) -> float:
+def theirs(peer: Peer, data, config, stage: str, images: int) -> dict:
     job = {key: config[key] for key in STEPS} | {"stage": stage, "images": images, "workers": THREADS, "seed": 0}
     return peer.measure(job | {"pairs": data.train.pairs, "table": data.labels.table.tolist()})
 
@@ -115,19 +114,22 @@ def measure(name: str, config, peer: Peer | None, flags, report: Callable) -> li
     if peer and not hasattr(data.train, "pairs"):
         report(f"{name}: no comparison, the loader beside it reads files and these are shards")
         peer = None
-    rates = collections.defaultdict(list)
+    turns = collections.defaultdict(list)
     for _, stage in itertools.product(range(flags.rounds), STAGES):
         images = flags.images * (READS if stage == "read" else 1)
-        rates[stage, "ours"].append(ours(data, config, stage, images))
+        turns[stage, ""].append(ours(data, config, stage, images))
         if peer and stage != "to device":
-            rates[stage, "theirs"].append(theirs(peer, data, config, stage, images))
-    median = {key: float(np.median(values)) for key, values in rates.items()}
+            turns[stage, "peer_"].append(theirs(peer, data, config, stage, images))
     rows = []
     for stage in STAGES:
-        row = {"data": name, "stage": stage, "images_per_s": median[stage, "ours"]}
-        if (stage, "theirs") in median:
-            row |= {"peer_images_per_s": median[stage, "theirs"]}
+        row = {"data": name, "stage": stage}
+        for side in ("", "peer_"):
+            if found := turns[stage, side]:
+                row[side + "images_per_s"] = float(np.median([turn["images_per_s"] for turn in found]))
+                row[side + "processor_ms"] = min(turn["processor_ms"] for turn in found)
+        if "peer_images_per_s" in row:
             row["ratio"] = row["images_per_s"] / row["peer_images_per_s"]
+            row["processor_ratio"] = row["peer_processor_ms"] / row["processor_ms"]
         rows.append(row)
         report(format_row(row))
     return rows
@@ -139,6 +141,9 @@ COLUMNS = {
     "images/s": "images_per_s",
     "loader": "peer_images_per_s",
     "ratio": "ratio",
+    "CPU ms": "processor_ms",
+    "loader ms": "peer_processor_ms",
+    "of ms": "processor_ratio",
 }
 
 
@@ -148,7 +153,7 @@ def cells(row: dict) -> list[str]:
 
 
 def format_row(row: dict) -> str:
-    return "  ".join(text.rjust(width) for text, width in zip(cells(row), (17, 9, 9, 9, 6), strict=True))
+    return "  ".join(text.rjust(width) for text, width in zip(cells(row), (17, 9, 9, 9, 6, 9, 9, 6), strict=True))
 
 
 def environment(flags, peer: Peer | None) -> dict:

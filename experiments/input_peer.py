@@ -115,8 +115,8 @@ def batch_of(examples: Examples, size: int, number: int):
     return [np.stack(part) for part in zip(*parts, strict=True)] if examples.job["stage"] == "batch" else parts
 
 
-def measure(job: dict) -> float:
-    """Images per second, in the steady state: the first batches are the loader's start and do not count."""
+def measure(job: dict) -> dict:
+    """Images a second and processor time an image, in the steady state: the loader's start does not count."""
     examples, size, workers = Examples(job), job["batch_size"], job["workers"]
     warm, timed = 2 * workers, max(1, job["images"] // size)
     if torch:
@@ -128,35 +128,42 @@ def measure(job: dict) -> float:
             num_workers=workers,
             collate_fn=None if whole else list,
         )
-        return timed * size / seconds(iter(loader), warm, timed)
+        return times(iter(loader), warm, timed, size)
     pool = multiprocessing.get_context("fork").Pool(workers)
     batches = pool.imap(functools.partial(batch_of, examples, size), range(warm + timed + 2 * workers))
-    rate = timed * size / seconds(batches, warm, timed)
+    found = times(batches, warm, timed, size)
     collections.deque(batches, maxlen=0)  # a pool that is ended at work may wait for itself for ever
     pool.close()
     pool.join()
-    return rate
+    return found
 
 
-def seconds(batches, warm: int, timed: int) -> float:
-    """Time of `timed` batches after the first `warm` ones."""
+def times(batches, warm: int, timed: int, size: int) -> dict:
+    """Of `timed` batches of `size` images, after the first `warm` ones: see `main`."""
     for _ in itertools.islice(batches, warm):
         pass
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), processor_time()
     for _ in itertools.islice(batches, timed):
         pass
-    return time.perf_counter() - start
+    processor, seconds = processor_time() - processor, time.perf_counter() - start
+    return {"images_per_s": timed * size / seconds, "processor_ms": 1e3 * processor / (timed * size)}
+
+
+def processor_time() -> float:
+    """Seconds of this process and of those that it started and that run, by their clocks: clock_getcpuclockid(3)."""
+    clocks = [(~child.pid << 3) | 2 for child in multiprocessing.active_children()]
+    return time.process_time() + sum(map(time.clock_gettime, clocks))
 
 
 def main() -> None:
-    """Says what loads, then answers each job with {"images_per_s"}.
+    """Says what loads, then answers each job with {"images_per_s", "processor_ms" an image, of all processes}.
 
     A job: pairs of paths, table (256 ids), stage, images, workers, seed, and the keys of config.data for the steps.
     """
     loader = f"torch {torch.__version__}" if torch else "multiprocessing, without torch"
     print(json.dumps({"loader": loader}), flush=True)
     for line in sys.stdin:
-        print(json.dumps({"images_per_s": measure(json.loads(line))}), flush=True)
+        print(json.dumps(measure(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

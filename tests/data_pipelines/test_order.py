@@ -14,6 +14,7 @@ from data_pipelines import train_batches
 from data_pipelines.labels import DataError
 from data_pipelines.order import Order, repeat_factors
 from data_pipelines.pipeline import training_order
+from data_pipelines.sources import FileSource
 
 
 def epochs(order, seed, count):
@@ -55,8 +56,10 @@ def test_on_average_over_epochs_it_comes_so_often():
     np.testing.assert_array_equal(epochs(Order(4, repeats), 3, 1)[0, 0], shown[0])
 
 
-def test_training_repeats_images_of_rare_classes(folder_config):
+def test_training_repeats_images_of_rare_classes(folder_config, monkeypatch):
     """In the one image of five that has it, class 2 is rare: it comes twice an epoch, in two different crops."""
+    read, masks = FileSource.label_bytes, []
+    monkeypatch.setattr(FileSource, "label_bytes", lambda *of: masks.append(FileSource.label_name(*of)) or read(*of))
     folder_config.update(photometric=False, ratio_range=(1.0, 1.0), crop=(10, 12), batch_size=6, repeat_threshold=0.8)
     rare = f"{folder_config.dir}/annotations/train/im3.png"
     ids = np.array(Image.open(rare))
@@ -64,6 +67,7 @@ def test_training_repeats_images_of_rare_classes(folder_config):
     Image.fromarray(ids).save(rare)
     data = data_pipelines.build(folder_config)
     np.testing.assert_allclose(data.repeats, [1, 1, 1, 2, 1])
+    assert len(masks) == len(set(masks)) == 10  # each is read once
     straight = list(itertools.islice(train_batches(data, folder_config, seed=2, start_step=0), 3))
     order = training_order(data, seed=2, first=0, last=18)
     for k, batch in enumerate(straight):

@@ -105,6 +105,17 @@ def test_scaling_a_window_rounds_as_the_scaled_whole_does():
     assert greatest <= 1 and share < 1e-3
 
 
+def test_rows_and_columns_one_after_the_other_are_the_kernels_own_result():
+    image, _ = picture(37, 53)
+    for size in ((90, 31), (20, 160)):
+        scale = tf.cast(np.divide(size, image.shape[:2]), tf.float32)
+        whole = tf.raw_ops.ScaleAndTranslate(
+            images=image[None], size=size, scale=scale, translation=[0.0, 0.0], kernel_type="triangle", antialias=False
+        )[0]
+        found = bilinear(image, tf.constant(size), tf.constant([0, 0]), tf.constant(size))
+        np.testing.assert_array_equal(found, tf.cast(tf.clip_by_value(whole + 0.5, 0, 255), tf.uint8))
+
+
 def test_a_picture_at_its_own_size_is_unchanged():
     image, label = picture(33, 47)
     whole = tf.constant([33, 47]), tf.constant([0, 0]), tf.constant([33, 47])

@@ -42,6 +42,7 @@ def test_a_small_run(tmp_path, capsys):
         assert row["images_per_s"] > 0
         if row["stage"] != "to device":
             assert row["ratio"] == pytest.approx(row["images_per_s"] / row["peer_images_per_s"])
+            assert row["processor_ratio"] == pytest.approx(row["peer_processor_ms"] / row["processor_ms"])
     written = json.loads((tmp_path / "out" / "benchmark_input.json").read_text())
     assert written["rows"] == rows and written["environment"]["loader"].startswith(("torch", "multiprocessing"))
     assert (tmp_path / "out" / "benchmark_input.md").read_text().count("| voc2012 |") == 5
@@ -104,6 +105,20 @@ def test_it_needs_neither_tensorflow_nor_jax():
         "import sys; from experiments import input_peer; sys.exit(any(m in sys.modules for m in ('tensorflow', 'jax')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_its_processor_time_is_that_of_its_workers_too():
+    code = """
+import multiprocessing, time
+from experiments import input_peer
+
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    before = input_peer.processor_time() - time.process_time()
+    pool.map(sum, [range(3_000_000)])
+    print(input_peer.processor_time() - time.process_time() - before)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 0.01 < float(found) < 5
 
 
 def test_its_image_and_label_move_together():
