@@ -131,25 +131,26 @@ def random_crop(image, label, size, draws, options: Augmentation) -> tuple[tf.Te
     corners = tf.cast(tf.cast(size - extent + 1, tf.float32) * draws, tf.int32)
     corners = tf.minimum(corners, size - extent)  # a draw of 1 - 2^-24 may round up
 
-    def is_refused(k):
-        window, times = window_nearest(label, size, corners[k], extent)
-        return tf.logical_not(is_varied(window, options.cat_max_ratio, times))
+    def cropped(k):
+        return resize_window_nearest(label, size, corners[k], extent)
 
-    chosen = tf.constant(0)
     if options.cat_max_ratio < 1:
-        (chosen,) = tf.while_loop(lambda k: (k < REDRAWS) & is_refused(k), lambda k: (k + 1,), (chosen,))
+        _, corner, label = tf.while_loop(
+            lambda k, corner, label: (k < REDRAWS) & tf.logical_not(is_varied(label, options.cat_max_ratio)),
+            lambda k, corner, label: (k + 1, corners[k + 1], cropped(k + 1)),
+            (0, corners[0], cropped(0)),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([2]), tf.TensorShape([None, None])),
+        )
+    else:
+        corner, label = corners[0], cropped(0)
     resize = resize_window_antialiased if options.antialias else resize_window_bilinear
-    window = size, corners[chosen], extent
-    return resize(image, *window), resize_window_nearest(label, *window)
+    return resize(image, size, corner, extent), label
 
 
-def is_varied(label: tf.Tensor, cat_max_ratio: float, times: tf.Tensor | None = None) -> tf.Tensor:
-    """Whether a crop holds at least two classes, none of them on `cat_max_ratio` or more of the non-ignored pixels.
-
-    times: int32 [h, w], how many pixels of the crop each of the label's is; by default one.
-    """
-    weights = tf.zeros([0], tf.int32) if times is None else times
-    counts = tf.raw_ops.Bincount(arr=tf.cast(label, tf.int32), size=256, weights=weights)[:IGNORE]
+def is_varied(label: tf.Tensor, cat_max_ratio: float) -> tf.Tensor:
+    """Whether a crop holds at least two classes, none of them on `cat_max_ratio` or more of the non-ignored pixels."""
+    ids = tf.cast(tf.reshape(label, [-1]), tf.int32)
+    counts = tf.raw_ops.Bincount(arr=ids, size=256, weights=tf.zeros([0], tf.int32))[:IGNORE]
     largest, total = tf.reduce_max(counts), tf.reduce_sum(counts)
     # The quotient in float64 as in the reference, where exactly 0.75 is refused; empty crops stop at the first test.
     share = tf.cast(largest, tf.float64) / tf.cast(tf.maximum(total, 1), tf.float64)
@@ -217,30 +218,18 @@ def resize_window_antialiased(image: tf.Tensor, size: tf.Tensor, corner: tf.Tens
 
 def resize_window_nearest(label: tf.Tensor, size: tf.Tensor, corner: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
     """uint8 [extent]: the window at `corner` of `label` scaled to `size` by OpenCV's nearest: floor(x * in / out)."""
-    rows, columns = _nearest(tf.shape(label), size, corner, extent)
+    shape = tf.shape(label)
+    step = 1 / (tf.cast(size, tf.float64) / tf.cast(shape, tf.float64))
+
+    def sources(axis):
+        places = tf.cast(corner[axis] + tf.range(extent[axis]), tf.float64)
+        return tf.minimum(tf.cast(places * step[axis], tf.int32), shape[axis] - 1)
+
+    rows, columns = sources(0), sources(1)
     window = label[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     # columns as rows of the turned window, which are copied whole: single bytes would be copied one by one
     turned = tf.gather(tf.transpose(window), columns - columns[0])
     return tf.gather(tf.transpose(turned), rows - rows[0])
-
-
-def window_nearest(label: tf.Tensor, size: tf.Tensor, corner: tf.Tensor, extent: tf.Tensor):
-    """(uint8 [h, w], int32 [h, w]): the pixels that `resize_window_nearest` shows, unscaled, and how often it does."""
-    rows, columns = _nearest(tf.shape(label), size, corner, extent)
-    window = label[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    times = [tf.math.bincount(places - places[0]) for places in (rows, columns)]
-    return window, times[0][:, None] * times[1]
-
-
-def _nearest(shape: tf.Tensor, size: tf.Tensor, corner: tf.Tensor, extent: tf.Tensor) -> list[tf.Tensor]:
-    """The rows and columns, in rising order, that the nearest ones of a window are: int32 [extent[0]], [extent[1]]."""
-    step = 1 / (tf.cast(size, tf.float64) / tf.cast(shape, tf.float64))
-
-    def places(axis):
-        scaled = tf.cast(corner[axis] + tf.range(extent[axis]), tf.float64) * step[axis]
-        return tf.minimum(tf.cast(scaled, tf.int32), shape[axis] - 1)
-
-    return [places(0), places(1)]
 
 
 def photometric_distortion(image: tf.Tensor, draws: tf.Tensor, turns: tuple[int, int] = (-18, 17)) -> tf.Tensor:
