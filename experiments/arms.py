@@ -251,7 +251,7 @@ def _batch(plain, calibrated, shrinkage) -> Start:
             fusion = context.module
             if not (isinstance(fusion, Fusion) and context.method_name == "__call__" and fusion.path in sites):
                 return following(*args, **kwargs)
-            branches, size = args
+            branches, size = args[0], kwargs.get("size", args[1] if len(args) > 1 else None)
             norms = [BatchNorm(name=f"{branch_key(i, name)}_norm", parent=fusion) for i, name in enumerate(branches)]
             resized = {
                 name: norm(fusion.to_grid(x, size), train)
