@@ -24,7 +24,7 @@ make equal before the first training step.
 What it does not show: whether equalizers help. The gain that the paper's authors report is a few tenths of a point of \
 mIoU, for large networks and long training. This is one seed of a small network trained for a minute or two, on easy \
 generated pictures. Two such runs without equalizers, unlike in their seed alone, came out 1.7 points apart; with one \
-and the same seed, equalizers were 2.4 points behind on two cores with an earlier version, and 0.3 ahead on one core; \
+and the same seed, equalizers were between 5.0 points behind and 0.3 ahead, by roundings of other builds and cores; \
 and twice the learning rate brought 6 points without any. The difference below, whatever its sign, decides nothing: \
 docs/evidence.md has comparisons in pairs of several seeds, at rates chosen on other images."""
 
