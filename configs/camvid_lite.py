@@ -5,8 +5,9 @@ python -m se_jax.main --config=configs/camvid_lite.py --config.data.dir=DIR --wo
 python -m se_jax.main --config=configs/camvid_lite.py:scratch --config.data.dir=DIR --workdir=runs/camvid_scratch
 
 The second starts from chance, with the same options otherwise. Images are normalised as the weights expect it,
-(x - 127) / 128. Nothing that these runs need is downloaded by them. mIoU of the validation set, seeds 0, 1, 2: 60.6, 59.2,
-56.0, without equalizers 60.5, 61.4, 59.3, and from chance 31.2, 32.7, 34.2. A run takes 5.7 minutes of two quiet cores.
+(x - 127) / 128. Nothing that these runs need is downloaded by them. mIoU of the validation set, seeds 0, 1, 2: 60.6,
+59.2, 56.0, without equalizers 60.5, 61.4, 59.3, and from chance 31.2, 32.7, 34.2. A run takes 5.7 minutes of two quiet
+cores.
 """
 
 from se_jax.config import datasets, networks, optimizers, options
