@@ -24,7 +24,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# Tracing makes millions of objects and few circles: looking for those that often was an eighth of the suite's time
+# Tracing makes millions of objects and few circles: looking for those was an eighth of the time of test_networks
 gc.freeze()
 gc.set_threshold(100_000, 50, 50)
 
