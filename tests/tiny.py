@@ -35,6 +35,10 @@ from se_jax.models import (
     VWMask2FormerHead,
     Xception,
 )
+from se_jax.models.encoders import resnet
+
+# one block a stage: half of what ResNet-18 takes to trace, in the many tests of which it is only the encoder
+resnet.BLOCKS[10] = (1, 1, 1, 1)
 
 CLASSES = 5
 QUERIES = {"channels": 32, "mask_channels": 64, "queries": 4, "layers": 1, "heads": 2, "hidden": 8}
@@ -50,7 +54,7 @@ HEADS = {
     "psp": (PSPHead(CLASSES, channels=8), 8),
     "sep_aspp": (SepASPPHead(CLASSES, channels=8, dilations=(1, 2, 4, 6), c1_channels=4), 8),
     "segformer": (SegformerHead(CLASSES, channels=8), 32),
-    "unet": (UNetHead(CLASSES, channels=32), 32),
+    "unet": (UNetHead(CLASSES, channels=64), 32),
     "fpn": (FPNHead(CLASSES, channels=8, segmentation_channels=32), 32),
     "linknet": (LinkNetHead(CLASSES, channels=4), 32),
     "uper": (UPerHead(CLASSES, channels=8), 32),
@@ -95,7 +99,7 @@ def sides(name: str) -> tuple[int, int]:
 
 
 def network(name: str, mode: str = "none", auxiliary: bool = False, **equalizer) -> Segmenter:
-    """The head of that name on a small ResNet-18, or the encoder of that name under a SegFormer head."""
+    """The head of that name on a small ResNet, or the encoder of that name under a SegFormer head."""
     if name in ENCODERS:
         encoder, decoder = ENCODERS[name], HEADS["segformer"][0]
     else:
@@ -103,7 +107,7 @@ def network(name: str, mode: str = "none", auxiliary: bool = False, **equalizer)
         if name == "eomt":
             encoder, auxiliary = ViT("dinov2_small_reg", width=16, depth=2, heads=2, patch=4, grid=(4, 4)), False
         else:
-            encoder = ResNet(18, width=WIDTHS.get(name, 4), output_stride=output_stride)
+            encoder = ResNet(10, "v1b", width=WIDTHS.get(name, 8), output_stride=output_stride)
     extra = FCNHead(CLASSES, channels=4, in_index=2, num_convs=1, concat_input=False) if auxiliary else None
     return Segmenter(encoder, decoder, extra).with_equalizer(mode=mode, **equalizer)
 

@@ -28,9 +28,14 @@ def batches(side=65, first=0):
 BATCHES = batches()
 
 
-def fresh(model, side=65):
-    """Variables as training starts from them."""
-    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, side, side, 3)))
+def fresh(model):
+    """Variables as training starts from them; no channel is dead."""
+    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, 65, 65, 3)))
+
+
+def uncalibrated(model, side=65):
+    """The same without the compilation of random numbers: values of tiny.init's."""
+    return tiny.init(model.with_equalizer(mode="none"), side)
 
 
 def equalized_sites(model, side):
@@ -46,7 +51,7 @@ def fresh_batches(side=65):
 def calibrated(request):
     """(explicit network, its variables before and after calibration, the rows measured, side) for every head."""
     model, side = tiny.network(request.param, "explicit"), tiny.sides(request.param)[0]
-    variables = fresh(model, side)
+    variables = uncalibrated(model, side)
     after, rows = calibrate.calibrate(model, variables, lambda: batches(side))
     return model, variables, after, rows, side
 
@@ -123,7 +128,7 @@ def test_statistics_are_those_of_the_resized_branches():
     )
     _, state = jax.jit(forward)(variables, model.normalize(jnp.asarray(BATCHES[0]["image"])))
     fused = np.asarray(jax.tree.leaves(state["intermediates"])[0], np.float64)
-    widths = [32] + [8] * 4
+    widths = [64] + [8] * 4
     for row, branch in zip(rows, np.split(fused, np.cumsum(widths)[:-1], axis=-1), strict=True):
         np.testing.assert_allclose((row.mean, row.std), (branch.mean(), branch.std()), rtol=2e-6)
 
@@ -131,7 +136,7 @@ def test_statistics_are_those_of_the_resized_branches():
 def test_filler_images_are_not_measured():
     """The filler takes part in the batch's BatchNorm, as it must in any batch, but not in the moments."""
     model = tiny.network("fcn", "explicit")
-    variables = fresh(model)
+    variables = uncalibrated(model)
     image = tiny.images(8)
     valid = np.arange(8) < 5
     filled = {"image": image, "valid": valid}
@@ -152,7 +157,7 @@ def test_channel_statistics_normalise_each_channel():
 
 
 def test_equalize_prepares_every_mode():
-    variables = fresh(tiny.network("psp"))
+    variables = uncalibrated(tiny.network("psp"))
     images = normalize(jnp.asarray(tiny.images(seed=5)))
     logits = {}
     for mode in ("none", "explicit", "folded"):
@@ -168,16 +173,16 @@ def test_equalize_prepares_every_mode():
 
 def test_dead_branch_is_named():
     model = tiny.network("psp", "explicit")
-    variables = fresh(model)
-    scale = variables["params"]["decoder"]["psp_modules_2"]["bn"]["scale"]
-    variables["params"]["decoder"]["psp_modules_2"]["bn"]["scale"] = jnp.zeros_like(scale)
+    variables = uncalibrated(model)
+    norm = variables["params"]["decoder"]["psp_modules_2"]["bn"]
+    norm.update(jax.tree.map(jnp.zeros_like, norm))
     with pytest.raises(ValueError, match="site 'ppm', branch 'pool3'.*no variance"):
         calibrate.calibrate(model, variables, lambda: BATCHES)
 
 
 def test_non_finite_branch_is_named():
     model = tiny.network("aspp", "explicit")
-    variables = fresh(model)
+    variables = uncalibrated(model)
     bias = variables["params"]["decoder"]["aspp_modules_1"]["bn"]["bias"]
     variables["params"]["decoder"]["aspp_modules_1"]["bn"]["bias"] = bias.at[0].set(jnp.nan)
     with pytest.raises(ValueError, match="site 'aspp', branch 'dilation2'.*not finite"):
@@ -186,7 +191,7 @@ def test_non_finite_branch_is_named():
 
 def test_no_images_is_an_error():
     model = tiny.network("aspp", "explicit")
-    variables = fresh(model)
+    variables = uncalibrated(model)
     with pytest.raises(ValueError, match="no batch of images"):
         calibrate.calibrate(model, variables, lambda: [])
 
