@@ -20,6 +20,7 @@ SMALL = (
     "--config.data.image_size=(32, 32)",
     "--config.data.num_train=8",
     "--config.data.num_val=2",
+    "--config.model.encoder.depth=10",
     "--config.model.encoder.width=4",
     "--config.model.decoder.dilations=(1, 2)",
     "--config.model.equalizer.mode=none",

@@ -117,7 +117,7 @@ for name in ("load", "equalize", "fold", "evaluate", "Loss", "Metric"):
     assert callable(getattr(se_jax, name)), name
 assert set(dir(se_jax)) >= {"build", "load", "train_and_evaluate", "Equalizer", "Fusion"}
 config = recipes.load("shapes_aspp")
-config.model.encoder.width = 4
+config.model.encoder.update(depth=10, width=4)
 config.model.decoder.update(channels=8, dilations=(1, 2))
 config.model.auxiliary = None
 config.model.equalizer.mode = "none"

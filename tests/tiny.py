@@ -35,10 +35,9 @@ from se_jax.models import (
     VWMask2FormerHead,
     Xception,
 )
-from se_jax.models.encoders import resnet
 
-# one block a stage: half of what ResNet-18 takes to trace, in the many tests of which it is only the encoder
-resnet.BLOCKS[10] = (1, 1, 1, 1)
+# one block a stage: half of what ResNet-18 takes to trace, in the many tests whose subject is not the encoder
+ENCODER = {"depth": 10, "variant": "v1b", "width": 4}
 
 CLASSES = 5
 QUERIES = {"channels": 32, "mask_channels": 64, "queries": 4, "layers": 1, "heads": 2, "hidden": 8}
@@ -86,7 +85,7 @@ ENCODERS = {
     "xception": Xception(entry=((4, 2), (8, 2), (8, 2)), middle=1, exit=((8, 8, 8), (8, 8, 8))),
 }
 
-# head -> width of its ResNet, where a quarter of 4 channels is too few
+# head -> width of its ResNet, where a quarter of 8 channels is too few
 WIDTHS = {"linknet": 16}
 
 # head -> sides of the images it is tested with, where it cannot take all; the first is trained and calibrated with
@@ -107,7 +106,7 @@ def network(name: str, mode: str = "none", auxiliary: bool = False, **equalizer)
         if name == "eomt":
             encoder, auxiliary = ViT("dinov2_small_reg", width=16, depth=2, heads=2, patch=4, grid=(4, 4)), False
         else:
-            encoder = ResNet(10, "v1b", width=WIDTHS.get(name, 8), output_stride=output_stride)
+            encoder = ResNet(**ENCODER | {"width": WIDTHS.get(name, 8)}, output_stride=output_stride)
     extra = FCNHead(CLASSES, channels=4, in_index=2, num_convs=1, concat_input=False) if auxiliary else None
     return Segmenter(encoder, decoder, extra).with_equalizer(mode=mode, **equalizer)
 

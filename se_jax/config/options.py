@@ -192,7 +192,7 @@ def encoder(name: str, **changes) -> dict:
         "mit": {"variant": "b0", "width": whole(), "depths": sizes(), "heads": sizes(), "drop_path": share()},
         "mobilenetv2": {"width": 1.0, "output_stride": 8},  # width: a multiplier; 8 or 32
         "resnet": {
-            "depth": 50,  # 18, 34, 50, 101 or 152
+            "depth": 50,  # 10, 18, 34, 50, 101 or 152
             "variant": "v1c",  # v1b, v1c, v1d or beta
             "output_stride": 8,  # 8, 16 or 32
             "width": 64,  # channels of the first stage

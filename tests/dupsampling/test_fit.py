@@ -21,14 +21,14 @@ from se_jax.models import build
 from se_jax.training import optimizers, start, state
 from se_jax.training.loop import train_and_evaluate
 from se_jax.training.step import make_train_step
+from tests import tiny
 
 
 def tiny_config():
     """Shapes of 64 x 64 pixels, cut into windows of 16 x 16; a network that a core can train."""
     config = datasets.shapes(
         options.decoder("dupsampling", channels=8, codes=24, low_channels=4, dilations=(1, 2), dropout=0.0),
-        width=4,
-        variant="beta",
+        **tiny.ENCODER | {"variant": "beta"},
         output_stride=16,
     )
     config.num_steps = 3

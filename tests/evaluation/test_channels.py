@@ -28,7 +28,7 @@ def grey():
 
 
 def test_a_network_by_name_has_the_channels_asked_for():
-    model = se_jax.create("unet", "resnet18", 2, channels=4)
+    model = se_jax.create("unet", "resnet10", 2, channels=4)
     assert model.network.channels == model.config.data.channels == 4
 
 

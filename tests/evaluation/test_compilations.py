@@ -48,7 +48,7 @@ def test_what_is_known_is_not_counted():
 
 
 def test_compiling_ahead_changes_nothing_but_the_time():
-    model = Segmenter(ResNet(18, width=4), FCNHead(3, channels=4, num_convs=1, concat_input=False))
+    model = Segmenter(ResNet(10, width=4), FCNHead(3, channels=4, num_convs=1, concat_input=False))
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
     variables = jax.device_put(tiny.init(model, 32), parallel.replicated(mesh))
     image = tiny.images(1, 32)

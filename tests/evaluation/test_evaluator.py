@@ -23,6 +23,7 @@ from se_jax.evaluation.metrics import MEANS, Accuracy, ConfusionMatrix, confusio
 from se_jax.evaluation.protocol import Protocol, protocol
 from se_jax.evaluation.worst_images import WorstImages
 from se_jax.models import FCNHead, ResNet, Segmenter, build
+from tests import tiny
 from tests.commands import main_of
 
 CLASSES = 4
@@ -58,7 +59,9 @@ def shapes_of(model):
 @pytest.fixture(scope="module")
 def network():
     """A tiny network with random weights, large enough for its predictions to vary."""
-    model = Segmenter(ResNet(18, width=8), FCNHead(num_classes=CLASSES, channels=8, num_convs=1, concat_input=False))
+    model = Segmenter(
+        ResNet(**tiny.ENCODER | {"width": 8}), FCNHead(num_classes=CLASSES, channels=8, num_convs=1, concat_input=False)
+    )
     random = np.random.default_rng(1)
 
     def draw(path, leaf):
@@ -244,7 +247,7 @@ def test_samples_hold_image_truth_and_prediction(network, source, tmp_path):
 
 def test_run_prints_a_table_and_writes_the_result(tmp_path, capsys):
     config = recipes.load("shapes_aspp")
-    config.model.encoder.width = 8
+    config.model.encoder.update(depth=10, width=8)
     config.data.update(num_train=1, num_val=2, image_size=(32, 32), crop=(32, 32))
     config.eval.per_image = True
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes_of(build(config.model)))

@@ -25,7 +25,7 @@ PALETTE = np.arange(27, dtype=np.uint8).reshape(9, 3) * 9
 def trained():
     """(config, random variables) of a tiny network."""
     config = recipes.load("shapes_aspp")
-    config.model.encoder.width = 8
+    config.model.encoder.update(depth=10, width=8)
     config.model.equalizer.mode = "none"
     shapes = jax.eval_shape(build(config.model).init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     random = np.random.default_rng(1)
@@ -237,7 +237,7 @@ def test_without_tensorflow_pillow_reads_the_same_pixels_upright(tmp_path):
 
 
 def tiny(**options):
-    return se_jax.create({"name": "segformer", "channels": 8}, {"name": "resnet", "depth": 18, "width": 4}, **options)
+    return se_jax.create({"name": "segformer", "channels": 8}, {"name": "resnet", "depth": 10, "width": 4}, **options)
 
 
 def test_names_are_those_of_the_tables_and_others_are_answered_with_the_nearest():
@@ -252,7 +252,7 @@ def test_names_are_those_of_the_tables_and_others_are_answered_with_the_nearest(
 
 
 def test_every_head_and_every_family_of_encoders_can_be_made_by_name():
-    shown = [(head, "dinov2_small" if head == "eomt" else "resnet18") for head in DECODERS]
+    shown = [(head, "dinov2_small" if head == "eomt" else "resnet10") for head in DECODERS]
     shown += [("uper", next(n for n in se_jax.list_encoders() if n.startswith(family))) for family in ENCODERS]
     for head, encoder in shown:
         model = se_jax.create(head, encoder, classes=3)

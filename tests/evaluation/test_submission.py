@@ -22,7 +22,7 @@ def make_config(name, directory, classes, **data):
     config.data.update(name=name, dir=str(directory), **data)
     config.model = options.model()
     config.model.num_classes, config.model.auxiliary = classes, None
-    config.model.encoder.update(depth=18, width=8, output_stride=8)
+    config.model.encoder.update(depth=10, width=8, output_stride=8)
     config.model.decoder = options.decoder("fcn", channels=4, num_convs=1, concat_input=False)
     config.model.equalizer.mode = "none"
     return config

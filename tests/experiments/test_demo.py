@@ -4,13 +4,14 @@ import json
 
 from experiments import demo
 from se_jax.report import results
+from tests import tiny
 
 
-def tiny(config):
+def cut(config):
     """Turns an arm into seconds of work."""
     config.num_steps = 2
     config.optimizer.warmup_steps = 1
-    config.model.encoder.width = 8
+    config.model.encoder.update(tiny.ENCODER)
     config.model.decoder.channels = 8
     config.data.update(num_train=8, num_val=2, batch_size=8, image_size=(32, 32), crop=(32, 32))
     config.eval.update(every_steps=2, batch_size=2)
@@ -19,7 +20,7 @@ def tiny(config):
 def test_both_arms_run_from_the_same_start_and_the_page_holds_both(tmp_path, capsys):
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "config.json").write_text("{}")  # of an earlier, different demonstration: it is replaced
-    results = demo.run(tmp_path, change=tiny)
+    results = demo.run(tmp_path, change=cut)
     assert {name: result["equalizer"] for name, result in results.items()} == demo.ARMS
     configs = [json.loads((tmp_path / mode / "config.json").read_text()) for mode in demo.ARMS.values()]
     assert [config["model"]["equalizer"].pop("mode") for config in configs] == ["none", "explicit"]

@@ -25,7 +25,7 @@ SIZE = (72, 96)
 @pytest.fixture(scope="module")
 def model():
     """UPer on a tiny ResNet with measured equalizers, and windows that overlap."""
-    encoder = {"name": "resnet", "depth": 18, "width": 8}
+    encoder = {"name": "resnet", **tiny.ENCODER, "width": 8}
     model = se_jax.create({"name": "uper", "channels": 8}, encoder, classes=["road", "sky", "car", "tree", "sign"])
     model.config.eval.update({"mode": "slide", "window": (64, 64), "stride": (48, 48), "scale": (128, 80)})
     model.calibrate(list(images(8, seed=1)))
@@ -100,7 +100,7 @@ def test_probabilities_are_those_of_predict_proba(model, tmp_path):
 def test_whole_images_need_no_restoration_of_scores_that_are_no_logits(tmp_path):
     head, _ = tiny.HEADS["mask2former"]
     options = {"name": "mask2former", "channels": 32, **tiny.QUERIES, **tiny.PIXELS}
-    model = se_jax.create(options, {"name": "resnet", "depth": 18, "width": 8}, classes=head.num_classes)
+    model = se_jax.create(options, {"name": "resnet", **tiny.ENCODER, "width": 8}, classes=head.num_classes)
     x = images(1, size=(64, 64))
     export(model, tmp_path / "p", "stablehlo", (64, 64), outputs="probabilities")
     np.testing.assert_allclose(run_stablehlo(tmp_path / "p", x)[0], model.predict_proba(x[0], exact=True), atol=1e-5)

@@ -25,7 +25,7 @@ def config():
     config = recipes.load("shapes_aspp")
     config.data.crop = (32, 32)
     config.data.num_train = config.data.num_val = 2
-    config.model.encoder.width = 4
+    config.model.encoder.update(depth=10, width=4)
     config.model.decoder.update(channels=8, dilations=(1, 2))
     config.model.auxiliary.channels = 4
     return config

@@ -187,7 +187,7 @@ REMAT = {
     "hrnet": (ExchangeModule(2, 1), 2, 2),
     "mit": (MixVisionTransformer("b0", width=2, depths=(1, 1, 1, 1), heads=(1, 2, 2, 2)), 4, 1),
     "mobilenetv2": (FirstBlocks(width=0.1), 2, 4),
-    "resnet": (ResNet(18, width=8), 8, 4),
+    "resnet": (ResNet(10, width=8), 4, 4),
     "swin": (Swin(width=8, depths=(2, 1, 1, 1), heads=(1, 2, 2, 4), window=3), 5, 1),
     "twins": (Twins("svt_small", widths=(2, 4, 4, 8), heads=(1, 2, 2, 2), depths=(2, 1, 1, 1)), 5, 1),
     "vit": (ViT("dinov3_small", width=16, depth=2, heads=2, patch=8), 2, 1),
@@ -263,7 +263,7 @@ def test_remat_of_a_whole_hrnet_keeps_its_variables():
         (MobileNetV2, {"output_stride": 16}, "output_stride is 16; expected one of 8, 32"),
         (MobileNetV2, {"width": 0}, "width is 0; expected a positive multiplier"),
         (MobileNetV2, {"width": -0.5}, "width is -0.5"),
-        (ResNet, {"depth": 20}, "depth is 20; expected one of 18, 34, 50, 101, 152"),
+        (ResNet, {"depth": 20}, "depth is 20; expected one of 10, 18, 34, 50, 101, 152"),
         (ResNet, {"variant": "v2"}, "variant is 'v2'"),
         (
             ResNet,

@@ -247,6 +247,6 @@ def test_what_is_wrong_is_named(change, message):
 
 def test_an_encoder_of_another_stride_is_refused():
     config = recipes.load("cityscapes_eseg:s").model
-    config.encoder = ConfigDict(options.encoder("resnet", depth=18, width=8))
+    config.encoder = ConfigDict(options.encoder("resnet", depth=10, width=8))
     with pytest.raises(ValueError, match="strides 4, 8, 16, 32.*output_stride=32"):
         jax.eval_shape(build(config).init, jax.random.key(0), counts.image(64, 64))

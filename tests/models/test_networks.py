@@ -26,7 +26,7 @@ def options(head="psp", **decoder):
             "dtype": "float32",
             "remat": False,
             "align_corners": False,
-            "encoder": {"name": "resnet", "depth": 18, "width": 8, "output_stride": 8},
+            "encoder": {"name": "resnet", "depth": 10, "width": 8, "output_stride": 8},
             "decoder": {"name": head, "channels": 8, **decoder},
             "auxiliary": {"in_index": 2, "channels": 8},
             "equalizer": {"mode": "none", "statistics": "global", "sites": "all"},

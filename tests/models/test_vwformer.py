@@ -126,7 +126,7 @@ def test_every_site_folds(variant):
 
 def test_the_branches_of_a_new_network_without_shortcut_cannot_be_equalized():
     head = VWFormerHead(tiny.CLASSES, shortcut=False, **SMALL)
-    model = Segmenter(ResNet(18, width=4, output_stride=32), head)
+    model = Segmenter(ResNet(10, width=4, output_stride=32), head)
     model = model.with_equalizer(mode="explicit", sites=("mla", "branches", "lle"))
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 128, 128, 3)))
     with pytest.raises(ValueError, match="site 'branches', branch 'ratio2'.*no variance.*leave 'branches' out"):

@@ -17,13 +17,14 @@ from se_jax.training import loop
 from se_jax.training.loop import train_and_evaluate
 from se_jax.training.preemption import Stopped
 from se_jax.training.records import NonFiniteLoss
+from tests import tiny
 
 # ---- Whole runs ----
 
 
 def tiny_config(**model_changes):
     """Seven steps on generated shapes with a very small network, on all eight devices."""
-    config = datasets.shapes(options.decoder("aspp", channels=4, dilations=(1, 2)), width=4)
+    config = datasets.shapes(options.decoder("aspp", channels=4, dilations=(1, 2)), **tiny.ENCODER)
     config.num_steps = 7
     config.ema_decay = 0.5
     config.data.update(image_size=(32, 32), crop=(32, 32), num_train=16, num_val=3, batch_size=8)

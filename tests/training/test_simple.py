@@ -73,7 +73,7 @@ def test_one_call_is_the_run_of_its_config(folders, tmp_path, monkeypatch):
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_built(folders, tmp_path, change, message):
-    given = {"out": tmp_path / "run", "model": "uper/resnet18", "steps": 2} | change
+    given = {"out": tmp_path / "run", "model": "uper/resnet10", "steps": 2} | change
     given["data"] = {**folders, "classes": CLASSES} | change.get("data", {})
     with pytest.raises(ValueError, match=message):
         se_jax.train(**given)

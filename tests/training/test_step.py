@@ -12,6 +12,7 @@ from se_jax.importers import import_weights
 from se_jax.models import FCNHead, PSPHead, ResNet, Segmenter, build
 from se_jax.training import optimizers, state
 from se_jax.training.step import make_train_step, stream
+from tests import tiny
 
 
 def step_config():
@@ -100,7 +101,7 @@ def test_three_steps_of_sgd_are_the_references(reference):
 def small():
     """A small network of two levels of everything, its variables, and a batch of 8 images with ignored pixels."""
     model = Segmenter(
-        ResNet(depth=18, width=4),
+        ResNet(**tiny.ENCODER),
         PSPHead(num_classes=3, channels=4, pool_scales=(1, 2), dropout=0.0),
         FCNHead(num_classes=3, channels=4, in_index=2, num_convs=1, concat_input=False, dropout=0.0),
     )
@@ -139,7 +140,7 @@ def test_accumulation_gives_the_whole_batchs_gradient(small):
 
 def test_bfloat16_is_for_the_network_alone():
     """Parameters, running statistics, gradients and loss stay float32; remat changes no shape."""
-    config = datasets.shapes(options.decoder("aspp", channels=4, dilations=(1, 2)), width=4)
+    config = datasets.shapes(options.decoder("aspp", channels=4, dilations=(1, 2)), **tiny.ENCODER)
     config.model.update(dtype="bfloat16", remat=True)
     config.accumulate = 2
     model = build(config.model).with_equalizer(mode="none")

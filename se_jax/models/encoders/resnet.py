@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from se_jax.models.layers import ConvBlock, avg_pool_ceil, max_pool
 
 BLOCKS = {
+    10: (1, 1, 1, 1),
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -85,7 +86,7 @@ class ResNet(nn.Module):
     stages or, of 'beta', whose stages end with their stride, what enters the last block of the first three.
 
     Attributes:
-      depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+      depth: 10 (for small machines and tests), 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
       variant: 'v1b' (one 7x7 convolution as stem), 'v1c' (three 3x3), 'v1d' (v1c with averaging shortcuts), 'beta' (v1c
         with a stem of twice the channels, and strides in the last block of a stage instead of the first).
       output_stride: 8, 16 or 32, the stride of the last map. Stages that would exceed it are dilated; the first block
