@@ -75,7 +75,8 @@ def make_peer(name: str, flags):
     else:
         from experiments import torch_encoders  # which needs timm and torchvision besides
 
-        encoder = torch_encoders.ENCODERS[network.encoder]()
+        variant = [network.options["variant"]] if network.encoder == "efficientnet" else []
+        encoder = torch_encoders.ENCODERS[network.encoder](*variant)
         layout = encoder.layout
     options = {"channels": 8 * flags.width} | network.head_options
     auxiliary = 4 * flags.width if network.auxiliary else None

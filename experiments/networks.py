@@ -42,6 +42,7 @@ NETWORKS = {
     "mobilenetv2_fcn": Network("mobilenetv2", "fcn", {"output_stride": 8}, sites=("concat_input",)),
     "hrnet_fcn": Network("hrnet", "fcn", {"variant": "w18"}, RESIZE_CONCAT, auxiliary=False),
     "efficientnet_segformer": Network("efficientnet", "segformer", {"variant": "b1"}, {"channels": 256}, False),
+    "efficientnet_lite_uper": Network("efficientnet", "uper", {"variant": "lite0"}, {"channels": 64}, auxiliary=False),
     # images of the default 256 x 256 pixels have no P9
     "efficientnet_eseg": Network("efficientnet", "eseg", {"variant": "b1"}, {"channels": 96, "top_level": 8}, False),
     "mit_vwformer": Network("mit", "vwformer", {"variant": "b2"}, {"channels": 512}, auxiliary=False),

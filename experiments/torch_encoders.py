@@ -230,8 +230,10 @@ def twins():
     return Published("timm", model, [64, 128, 320, 512])
 
 
-def efficientnet():
-    return Published("timm", timm.create_model("tf_efficientnet_b1", drop_path_rate=0.2), [24, 40, 112, 320])
+def efficientnet(variant):
+    """B1 or Lite0, whose maps have as many channels."""
+    model = timm.create_model(f"tf_efficientnet_{variant}", drop_path_rate=0.2)
+    return Published("timm", model, [24, 40, 112, 320])
 
 
 ENCODERS = {
