@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from se_jax.losses.base import IGNORE, Loss, labelled_pixels
+from se_jax.losses.pixels import logits_of
 from se_jax.losses.ranks import of_rank
-from se_jax.models.layers import resize
 
 AVERAGES = ("valid", "all")
 
@@ -69,7 +69,7 @@ class PixelCrossEntropy(Loss):
     def __call__(self, outputs, constants, batch, normalizer, key):
         """An id in K..254 makes the term NaN, which stops a run."""
         label = batch["label"]
-        logits = resize(outputs[self.output].astype(jnp.float32), label.shape[1:3], self.align_corners)
+        logits = logits_of(outputs[self.output], label, self.align_corners)
         classes = logits.shape[-1]
         kept = label != IGNORE
         # a comparison instead of a gather: its gradient is dense and fuses, where a gather's is a slow scatter

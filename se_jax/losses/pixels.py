@@ -5,13 +5,14 @@ import jax.numpy as jnp
 
 from se_jax.losses.base import IGNORE
 from se_jax.models.layers import resize
+from se_jax.models.platforms import computed_once
 
 ACTIVATIONS = ("softmax", "sigmoid")
 
 
 def logits_of(output, label, align_corners: bool):
     """An output [b, h', w', K] as float32 logits of the label's size [b, h, w, K]."""
-    return resize(output.astype(jnp.float32), label.shape[1:3], align_corners)
+    return computed_once(resize(output.astype(jnp.float32), label.shape[1:3], align_corners))
 
 
 def probabilities(logits, activation: str):

@@ -297,10 +297,11 @@ class ChannelDropout(nn.Module):
 def resize(x: Any, size: tuple[int, int], align_corners: bool = False) -> Any:
     """Bilinear resize of [b, h, w, c] to `size` = (h', w'), as torch's interpolate: never antialiased.
 
-    Rows and columns are resized one after the other; the dtype is kept.
+    Rows and columns are resized one after the other; the dtype is kept. On a CPU rows come last: what is gathered last
+    decides how the map lies, and so what reads it finds pixels of a row side by side.
     """
-    for axis, length in zip((1, 2), size, strict=True):
-        source = x.shape[axis]
+    for axis in (2, 1) if on_cpu() else (1, 2):
+        source, length = x.shape[axis], size[axis - 1]
         if source == 1:
             x = jnp.broadcast_to(x, (*x.shape[:axis], length, *x.shape[axis + 1 :]))
         elif source != length:

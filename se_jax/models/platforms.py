@@ -53,6 +53,7 @@ def computed_once(x) -> Any:
 
     XLA's CPU compiler computes sums again inside everything that reads them: a chain of residual blocks again and again
     from its start, which is slow to run and to compile where branches are many and narrow (HRNet's forward pass: 4.2
-    times as slow). Elsewhere it gains nothing: a MobileNet is slower by it.
+    times as slow), and logits of an image's size in every pass of a loss over them. Elsewhere it gains nothing: a
+    MobileNet's blocks are slower by it.
     """
     return lax.optimization_barrier(x) if on_cpu() else x
