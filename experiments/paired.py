@@ -118,10 +118,10 @@ def run_whole(arm: Arm, seed: int, rate: float, workdir: pathlib.Path, test_spli
     config.seed, config.optimizer.learning_rate = seed, rate
     results = {"val": train_and_evaluate(config, workdir)}
     history = [entry["loss"] for entry in run.read_history(workdir / run.HISTORY) if "loss" in entry]
-    _, variables = checkpoints.load_for_inference(workdir, "last")
-    config.data.val_split = test_split
-    data = data_pipelines.build(config.data)
-    results["test"] = evaluator.evaluate(build(config.model), variables, data.val, data.labels, config.eval).result()
+    stored, variables = checkpoints.load_for_inference(workdir, "last")  # which says how images are normalised
+    stored.data.val_split = test_split
+    data = data_pipelines.build(stored.data)
+    results["test"] = evaluator.evaluate(build(stored.model), variables, data.val, data.labels, stored.eval).result()
     shutil.rmtree(workdir / run.CHECKPOINTS)
     found = {split: {"miou": result["miou"], "iou": result["iou"]} for split, result in results.items()}
     return found | {"loss": thinned(history), "seconds": round(time.monotonic() - begin, 1)}

@@ -173,7 +173,7 @@ def write(field: Field, branch: str, folder) -> pathlib.Path:
 def _network(config, workdir):
     """(config, Segmenter, variables) of --workdir or --config."""
     from se_jax import checkpoints
-    from se_jax.importers import start_from
+    from se_jax.importers import normalization_of, start_from
     from se_jax.models import build
 
     if (config is None) == (workdir is None):
@@ -184,7 +184,11 @@ def _network(config, workdir):
     model = build(config.model)
     init = functools.partial(model.init, jax.random.key(config.seed), jnp.zeros((1, *config.data.crop, 3)))
     variables = parallel.jit_once(init)()
-    return config, model, start_from(config.init_from, model, variables) if config.init_from else variables
+    if not config.init_from:
+        return config, model, variables
+    normalization = config.model.normalization or normalization_of(config.init_from, model, config.data.crop)
+    model = model.clone(normalization=normalization or model.normalization)
+    return config, model, start_from(config.init_from, model, variables)
 
 
 def main(argv) -> None:

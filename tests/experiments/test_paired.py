@@ -10,9 +10,12 @@ from flax import traverse_util
 
 import data_pipelines
 from experiments import arms, comparison, features, heads, paired, records
+from se_jax import checkpoints, run, run_config
+from se_jax.config.normalization import INCEPTION
 from se_jax.equalizer.fusion import site_variables
 from se_jax.evaluation import evaluator
 from se_jax.models import build
+from se_jax.training import loop
 from se_jax.training.step import stream
 from tests.experiments.toy_encoder import tiny_config
 from tests.report.parsed import Page
@@ -175,3 +178,29 @@ def test_options_that_cannot_be_are_named():
         paired.numbers("a..b")
     digests = [arms.digest(*arms.changed(tiny_config(), {"seed": seed}), 1) for seed in (0, 1)]
     assert digests[0] == digests[1] != arms.digest(*arms.changed(tiny_config(), {"num_steps": 4}), 1)
+
+
+def test_the_test_split_of_a_whole_run_is_seen_as_its_weights_want_it(tmp_path, monkeypatch):
+    """By the stored config: the given one does not know how the weights that it starts from want images."""
+    config, networks = tiny_config(), []
+    assert config.model.normalization is None
+
+    def train(given, workdir):
+        config = given.copy_and_resolve_references()
+        config.model.normalization = INCEPTION
+        run_config.write(workdir, config)
+        (workdir / run.HISTORY).write_text('{"step": 1, "loss": 2.0}\n')
+        (workdir / run.CHECKPOINTS).mkdir()
+        return {"miou": 0.5, "iou": {}}
+
+    def evaluate(model, *_):
+        networks.append(model)
+        return types.SimpleNamespace(result=lambda: {"miou": 0.25, "iou": {}})
+
+    monkeypatch.setattr(loop, "train_and_evaluate", train)
+    monkeypatch.setattr(checkpoints, "_read_variables", lambda *_: {})
+    monkeypatch.setattr(evaluator, "evaluate", evaluate)
+    found = paired.run_whole(paired.Arm(config, "", ""), 0, 0.1, tmp_path, config.data.val_split)
+    assert [model.normalization for model in networks] == [INCEPTION]
+    assert (found["val"]["miou"], found["test"]["miou"], found["loss"]) == (0.5, 0.25, [2.0])
+    assert not (tmp_path / run.CHECKPOINTS).exists()

@@ -13,6 +13,9 @@ from PIL import Image
 
 from experiments import receptive_field
 from experiments.receptive_field import Field, cover, measure
+from se_jax import importers
+from se_jax.config import recipes
+from se_jax.config.normalization import IMAGENET, INCEPTION
 from se_jax.models import Decoder, Segmenter, VWFormerHead
 from se_jax.models.branches import branch_names
 from se_jax.models.layers import Conv
@@ -173,3 +176,14 @@ def test_command(tmp_path):
     assert numbers["images"] + numbers["skipped"] == 2 and numbers["size"] == [96, 128]
     wrong = subprocess.run([*command, f"--workdir={tmp_path}", *network], capture_output=True, text=True)
     assert wrong.returncode == 1 and "either --workdir" in wrong.stderr
+
+
+def test_images_are_normalised_as_the_weights_want_them(monkeypatch):
+    config = recipes.load("shapes_uper")
+    config.init_from = "weights.pth"
+    monkeypatch.setattr(receptive_field.parallel, "jit_once", lambda init: dict)
+    monkeypatch.setattr(importers, "start_from", lambda path, model, variables: variables)
+    monkeypatch.setattr(importers, "normalization_of", lambda path, model, size: INCEPTION)
+    assert receptive_field._network(config, None)[1].normalization == INCEPTION
+    config.init_from = ""
+    assert receptive_field._network(config, None)[1].normalization == IMAGENET
