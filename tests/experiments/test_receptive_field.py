@@ -169,7 +169,8 @@ def test_command(tmp_path):
     for i, picture in enumerate(pictures(3, 40, 64)):
         Image.fromarray(picture).save(tmp_path / f"{i}.png")
     command = [sys.executable, "-m", "experiments.receptive_field", f"--images={tmp_path}", f"--output={tmp_path}/out"]
-    network = ["--config=shapes_uper", "--config.model.encoder.depth=10", "--config.model.decoder.channels=4"]
+    small = ["--config.model.encoder.depth=10", "--config.model.decoder.channels=4"]
+    network = ["--config=configs/shapes_uper.py", *small]
     done = subprocess.run([*command, *network, "--branch=encoder/0", "--count=2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     numbers = json.loads((tmp_path / "out" / "encoder_0.json").read_text())
