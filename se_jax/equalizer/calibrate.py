@@ -96,7 +96,6 @@ def equalize(
     """
     _check_arguments(module, variables, batches)
     first, stream = _first(batches())
-    passes = itertools.chain([stream], iter(batches, None))  # the pass that was begun is the first one
     found = [site for site in find_sites(module, *_shapes(module, first)) if site.equalized]
     modes = {site.mode for site in found}
     if not modes:
@@ -104,12 +103,12 @@ def equalize(
     if len(modes) > 1:
         raise ValueError(f"the network's equalizers have several modes, {', '.join(sorted(modes))}; give all the same")
     explicit = module if modes == {"explicit"} else with_mode(module, "explicit")
-    calibrated, rows = calibrate(explicit, variables, lambda: next(passes), **options)
+    calibrated, rows = _calibrate(explicit, variables, found, stream, batches, **options)
     if fresh is not None:
-        checked = {(row.site, row.branch): row for row in measure(explicit, calibrated, fresh, **options)}
+        checks = _rows(found, _measure(explicit, calibrated, fresh(), found, **options))
         rows = [
             dataclasses.replace(row, checked_mean=check.mean, checked_std=check.std)
-            for row, check in ((row, checked[row.site, row.branch]) for row in rows)
+            for row, check in zip(rows, checks, strict=True)
         ]
     return (fold(calibrated) if modes == {"folded"} else calibrated), rows
 
@@ -153,23 +152,8 @@ def calibrate(
     """
     _check_arguments(module, variables, batches)
     first, stream = _first(batches())
-    variables = {name: tree for name, tree in variables.items() if name != "equalizer"}
-    statistics, rows = {}, []
-    for site in find_sites(module, *_shapes(module, first)):
-        if not site.equalized:
-            continue
-        state = {**variables, "equalizer": traverse_util.unflatten_dict(statistics)}
-        path = site.path
-        measured = _measure(module, state, stream, (path,), mesh=mesh, jit=jit, progress=progress)[path]
-        stream = batches()
-        for key, moments in measured.items():
-            mean, std = moments.channel() if site.per_channel else moments.whole()
-            _check(site.name, branch_name(key), mean, std)
-            channels = site.branches[key]
-            for name, value in (("mean", mean), ("std", std)):
-                statistics[(*path, key, name)] = jnp.full(channels, value, jnp.float32)
-        rows += _rows(site.name, measured)
-    return {**variables, "equalizer": traverse_util.unflatten_dict(statistics)}, rows
+    found = [site for site in find_sites(module, *_shapes(module, first)) if site.equalized]
+    return _calibrate(module, variables, found, stream, batches, mesh=mesh, jit=jit, progress=progress)
 
 
 def measure(module: nn.Module, variables, batches: Batches, *, mesh=None, jit=jax.jit, progress=None) -> list[Row]:
@@ -180,9 +164,8 @@ def measure(module: nn.Module, variables, batches: Batches, *, mesh=None, jit=ja
     """
     _check_arguments(module, variables, batches)
     first, stream = _first(batches())
-    paths = tuple(site.path for site in find_sites(module, *_shapes(module, first)))
-    measured = _measure(module, variables, stream, paths, mesh=mesh, jit=jit, progress=progress)
-    return [row for path in paths for row in _rows(path[-1], measured[path])]
+    found = find_sites(module, *_shapes(module, first))
+    return _rows(found, _measure(module, variables, stream, found, mesh=mesh, jit=jit, progress=progress))
 
 
 def table(rows: list[Row]) -> str:
@@ -235,11 +218,28 @@ def _inputs(module, batch) -> tuple:
     return batch if isinstance(batch, tuple) else (batch,)
 
 
-def _measure(module, variables, batches, paths, *, mesh, jit, progress) -> dict[tuple, dict[str, Moments]]:
-    """{path of a site: {branch key: moments}} over all valid images of `batches`."""
+def _calibrate(module, variables, sites, stream, batches, **options) -> tuple[dict, list[Row]]:
+    """`calibrate` of these sites; stream: the first pass, which was begun to find them."""
+    variables = {name: tree for name, tree in variables.items() if name != "equalizer"}
+    statistics, rows = {}, []
+    for number, site in enumerate(sites):
+        state = {**variables, "equalizer": traverse_util.unflatten_dict(statistics)}
+        measured = _measure(module, state, batches() if number else stream, [site], **options)
+        for key, moments in measured[0].items():
+            mean, std = moments.channel() if site.per_channel else moments.whole()
+            _check(site.name, branch_name(key), mean, std)
+            channels = site.branches[key]
+            for name, value in (("mean", mean), ("std", std)):
+                statistics[(*site.path, key, name)] = jnp.full(channels, value, jnp.float32)
+        rows += _rows([site], measured)
+    return {**variables, "equalizer": traverse_util.unflatten_dict(statistics)}, rows
+
+
+def _measure(module, variables, batches, sites, *, mesh=None, jit=jax.jit, progress=None) -> list[dict[str, Moments]]:
+    """{branch key: moments} of each site, over all valid images of `batches`."""
     replicated = {} if mesh is None else {"out_shardings": jax.NamedSharding(mesh, jax.P())}
-    forward = jit(functools.partial(_batch_moments, module, paths), **replicated)
-    totals: dict[tuple, dict[str, Moments]] = {path: {} for path in paths}
+    forward = jit(functools.partial(_batch_moments, module, tuple(site.path for site in sites)), **replicated)
+    totals: list[dict[str, Moments]] = [{} for _ in sites]
     images, pending = 0, None
     for batch in itertools.chain(batches, [None]):
         ahead = None if batch is None else forward(variables, batch)  # runs while the batch before it is merged
@@ -247,7 +247,7 @@ def _measure(module, variables, batches, paths, *, mesh, jit, progress) -> dict[
             moments, valid = jax.device_get(pending)
             images += _merge(totals, moments, valid)
             if progress is not None:
-                progress(", ".join(path[-1] for path in paths), images)
+                progress(", ".join(site.name for site in sites), images)
         pending = ahead
     if not images:
         raise ValueError("calibration got no batch of images; the training set is empty")
@@ -266,7 +266,7 @@ def _batch_moments(module, paths, variables, batch):
 
 def _merge(totals, moments, valid: np.ndarray) -> int:
     count = int(valid.sum())
-    for branches, site in zip(totals.values(), moments, strict=True) if count else ():
+    for branches, site in zip(totals, moments, strict=True) if count else ():
         for key, values in ordered_branches(site):
             means = values["mean"][valid].astype(np.float64)
             mean = means.mean(0)
@@ -276,10 +276,14 @@ def _merge(totals, moments, valid: np.ndarray) -> int:
     return count
 
 
-def _rows(site: str, measured: dict[str, Moments]) -> list[Row]:
-    statistics = {branch_name(key): moments.whole() for key, moments in measured.items()}
-    widest = max(std for _, std in statistics.values())
-    return [Row(site, branch, mean, std, std / widest if widest else 0.0) for branch, (mean, std) in statistics.items()]
+def _rows(sites, measured: list[dict[str, Moments]]) -> list[Row]:
+    rows = []
+    for site, branches in zip(sites, measured, strict=True):
+        statistics = {branch_name(key): moments.whole() for key, moments in branches.items()}
+        widest = max(std for _, std in statistics.values())
+        for branch, (mean, std) in statistics.items():
+            rows.append(Row(site.name, branch, mean, std, std / widest if widest else 0.0))
+    return rows
 
 
 def _check(site: str, branch: str, mean, std) -> None:
