@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from se_jax.models.convolution import convolution
 from se_jax.models.interpolation import taps
 
 LARGE = 2**14  # numbers of a map; for smaller ones the faster gradients of kernels are not worth compiling
@@ -45,14 +46,7 @@ product.defvjp(_product_forward, _product_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv(x, kernel, strides: int, padding: int, dilation: int):
     """XLA's convolution, but the gradient of its kernel is one product a tap."""
-    return _conv(x, kernel, strides, padding, dilation)
-
-
-def _conv(x, kernel, strides: int, padding: int, dilation: int):
-    pads, names = [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, kernel, (strides, strides), pads, rhs_dilation=(dilation, dilation), dimension_numbers=names
-    )
+    return convolution(x, kernel, strides, padding, dilation)
 
 
 def _conv_forward(x, kernel, strides, padding, dilation):
@@ -61,7 +55,7 @@ def _conv_forward(x, kernel, strides, padding, dilation):
 
 def _conv_backward(strides, padding, dilation, saved, dy):
     x, kernel = saved
-    (dx,) = jax.linear_transpose(lambda x: _conv(x, kernel, strides, padding, dilation), x)(dy)
+    (dx,) = jax.linear_transpose(lambda x: convolution(x, kernel, strides, padding, dilation), x)(dy)
     rows, columns = _outputs(x, kernel, strides, padding, dilation)
     x, dy = lax.optimization_barrier((x, dy))  # as in _product_backward
     x = _pad(x, padding)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from se_jax.models import batch_norm, cpu
+from se_jax.models.convolution import convolution
 from se_jax.models.frozen import is_frozen
 from se_jax.models.initializers import kaiming_normal
 from se_jax.models.platforms import on_cpu
@@ -62,15 +63,7 @@ def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, 
         return cpu.conv_by_taps(x, kernel, padding, dilation)
     if on_cpu_in_float32 and groups == 1 and x.shape[-1] >= 16 and x.size >= cpu.LARGE:  # an image's few gain nothing
         return cpu.conv(x, kernel, strides, padding, dilation)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(strides, strides),
-        padding=((padding, padding), (padding, padding)),
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    return convolution(x, kernel, strides, padding, dilation, groups)
 
 
 def tap_bias_map(bias, size: tuple[int, int], *, strides: int, padding: int, dilation: int):
