@@ -36,7 +36,7 @@ def options(head="psp", **decoder):
 
 @pytest.fixture(scope="class", params=[*tiny.HEADS, *tiny.PLAIN_HEADS, *tiny.ENCODERS])
 def network(request):
-    model, sides = tiny.network(request.param, auxiliary=True), tiny.sides(request.param)
+    model, sides = tiny.network(request.param, auxiliary=request.param in tiny.HEADS), tiny.sides(request.param)
     return model, tiny.init(model, sides[0]), sides
 
 
