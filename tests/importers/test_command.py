@@ -177,7 +177,7 @@ def test_an_equalized_run_is_exported_folded(config, tmp_path, capsys):
     assert saved.model.equalizer.mode == "folded" and is_folded(tmp_path / "imported" / "checkpoints" / "0")
     images = normalize(tiny.images(1, 32))
     ours, theirs = (
-        np.asarray(network.apply(values, images)["logits"])
+        np.asarray(jax.jit(network.apply)(values, images)["logits"])
         for network, values in ((model, variables), (build(saved.model), loaded))
     )
     np.testing.assert_allclose(theirs, ours, atol=1e-4 * ours.std())
@@ -194,7 +194,7 @@ def test_an_equalized_run_is_exported_folded(config, tmp_path, capsys):
     assert not any("tap_bias" in name for name in state)
     plain = model.with_equalizer(mode="none")
     values = import_weights(plain, state, {name: variables[name] for name in ("params", "batch_stats")})
-    theirs = np.asarray(plain.apply(values, images)["logits"])
+    theirs = np.asarray(jax.jit(plain.apply)(values, images)["logits"])
     inside = (slice(None), slice(1, -1), slice(1, -1))  # one pixel less: the bottleneck is 3x3
     np.testing.assert_allclose(theirs[inside], ours[inside], atol=1e-4 * ours.std())
     assert np.abs(theirs - ours).max() > 1e-2 * ours.std()

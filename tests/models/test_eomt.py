@@ -92,7 +92,7 @@ def test_training_masks_and_predicts_before_every_block():
     def run(progress, key):
         return model.apply(variables, images, True, progress, rngs={"dropout": jax.random.key(key)})["mask_features"]
 
-    plain = model.apply(variables, images)["mask_features"]
+    plain = jax.jit(model.apply)(variables, images)["mask_features"]
     closed, again, half, open_ = run(0.0, 0), run(0.0, 1), run(0.2, 0), run(0.6, 0)
     assert (len(plain), len(closed)) == (1, 2)
     np.testing.assert_array_equal(closed, again)  # nobody is opened, whatever is drawn

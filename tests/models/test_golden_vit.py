@@ -41,7 +41,7 @@ def test_maps_equal_those_of_transformers(golden, part, model):
     case = golden("vit_transformers")
     variables = read(model, case.group(f"{part}/sd"), (20, 20), {"embeddings.mask_token"})
     for i in range(2):
-        (y,) = model.apply(variables, case[f"{part}/in/{i}"].transpose(0, 2, 3, 1))
+        (y,) = jax.jit(model.apply)(variables, case[f"{part}/in/{i}"].transpose(0, 2, 3, 1))
         assert_close_to_reference(y, case[f"{part}/out/{i}"], TOLERANCE)
 
 

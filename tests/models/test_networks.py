@@ -212,8 +212,10 @@ def test_normalize_makes_padding_zero():
 
 def test_batch_of_one_is_refused_where_its_variance_is_undefined():
     model = tiny.network("psp")
+    variables = tiny.shapes(model, jax.ShapeDtypeStruct((2, 65, 65, 3), jnp.float32))
+    images = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
     with pytest.raises(ValueError, match="psp_modules_0.*one value a channel.*at least 2 images"):
-        model.apply(tiny.init(model), jnp.zeros((1, 65, 65, 3)), train=True, mutable=["batch_stats"])
+        jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), variables, images)
 
 
 @pytest.mark.parametrize(

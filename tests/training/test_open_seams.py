@@ -72,7 +72,7 @@ def test_scores_that_are_not_resized_logits_are_the_decoders_own():
     model = build(toy_config().model)
     image = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3)).astype(np.uint8)
     variables = parallel.jit_once(model.init)(jax.random.key(0), se_jax.normalize(image))
-    expected = np.asarray(model.scores(model.apply(variables, se_jax.normalize(image)), (48, 64)))
+    expected = np.asarray(model.scores(jax.jit(model.apply)(variables, se_jax.normalize(image)), (48, 64)))
 
     def scores(protocol):
         programs = inference.build(model, protocol)
@@ -83,7 +83,7 @@ def test_scores_that_are_not_resized_logits_are_the_decoders_own():
         return found
 
     np.testing.assert_allclose(scores(Protocol()), expected[0], atol=1e-6)
-    window = model.scores(model.apply(variables, se_jax.normalize(image[:, :32, :32])), (32, 32))
+    window = model.scores(jax.jit(model.apply)(variables, se_jax.normalize(image[:, :32, :32])), (32, 32))
     sliding = scores(Protocol("slide", (32, 32), (32, 32)))
     np.testing.assert_allclose(sliding[:16, :32], np.asarray(window)[0, :16], atol=1e-6)  # no other window covers it
     views = scores(Protocol(tta=True))
