@@ -108,7 +108,7 @@ def test_attention_in_bfloat16_has_a_float32_softmax():
 def test_windows_there_and_back(rows, columns, window, batch):
     height, width = (window, window) if isinstance(window, int) else window
     size = (rows * height, columns * width)
-    x = jnp.arange(batch * size[0] * size[1] * 2).reshape(batch, *size, 2)
+    x = np.arange(batch * size[0] * size[1] * 2).reshape(batch, *size, 2)
     windows = attention.to_windows(x, window)
     assert windows.shape == (batch * rows * columns, height * width, 2)
     np.testing.assert_array_equal(windows[0], x[0, :height, :width].reshape(-1, 2))

@@ -74,9 +74,9 @@ def test_named_maps_are_what_deeplab_calls_by_these_names(resnet18):
     assert stem.shape == (1, 17, 16, 8) and stem.min() == 0
     unit = ResidualBlock(8, bottleneck=False)
     of_unit = {name: part["layer1_1"] for name, part in variables.items()}
-    entered = plain.clone(outputs=("b1u1c2",)).apply(variables, images)[0]
+    entered = jax.jit(plain.clone(outputs=("b1u1c2",)).apply)(variables, images)[0]
     entered = jax.nn.relu(entered + max_pool(stem))
-    np.testing.assert_allclose(unit.apply(of_unit, entered), first, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(unit.apply)(of_unit, entered), first, atol=1e-5)
     np.testing.assert_allclose(jax.nn.relu(branch + entered), first, atol=1e-5)
     widths = ResNet(50, "beta", 16, outputs=("conv1_3", "b1u2c3", "b3u6c3", "layer4")).channels
     assert widths == (128, 256, 1024, 2048)
