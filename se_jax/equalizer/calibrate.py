@@ -21,7 +21,7 @@ from flax import traverse_util
 
 from se_jax.equalizer.fold import fold
 from se_jax.equalizer.fusion import Equalizer, branch_name, ordered_branches, site_variables
-from se_jax.equalizer.sites import find_sites
+from se_jax.equalizer.sites import Site, find_sites
 from se_jax.models.segmenter import normalize
 
 Batches = Callable[[], Iterable[Any]]
@@ -94,9 +94,8 @@ def equalize(
     Raises:
       ValueError: as `calibrate`; or where the mode is 'folded' and a site has no convolution behind it.
     """
-    _check_arguments(module, variables, batches)
-    first, stream = _first(batches())
-    found = [site for site in find_sites(module, *_shapes(module, first)) if site.equalized]
+    sites, stream = _begin(module, variables, batches)
+    found = [site for site in sites if site.equalized]
     modes = {site.mode for site in found}
     if not modes:
         return variables, []
@@ -150,9 +149,8 @@ def calibrate(
       ValueError: naming site and branch, where the std is zero or a statistic is not finite; or when there is no image,
         or a site runs twice.
     """
-    _check_arguments(module, variables, batches)
-    first, stream = _first(batches())
-    found = [site for site in find_sites(module, *_shapes(module, first)) if site.equalized]
+    sites, stream = _begin(module, variables, batches)
+    found = [site for site in sites if site.equalized]
     return _calibrate(module, variables, found, stream, batches, mesh=mesh, jit=jit, progress=progress)
 
 
@@ -162,10 +160,8 @@ def measure(module: nn.Module, variables, batches: Batches, *, mesh=None, jit=ja
     After calibration on an explicit network: the check that equalized branches have mean 0 and std 1. On a plain
     network: how unequal its branches are. Arguments as of `calibrate`.
     """
-    _check_arguments(module, variables, batches)
-    first, stream = _first(batches())
-    found = find_sites(module, *_shapes(module, first))
-    return _rows(found, _measure(module, variables, stream, found, mesh=mesh, jit=jit, progress=progress))
+    sites, stream = _begin(module, variables, batches)
+    return _rows(sites, _measure(module, variables, stream, sites, mesh=mesh, jit=jit, progress=progress))
 
 
 def table(rows: list[Row]) -> str:
@@ -192,12 +188,14 @@ def _check_arguments(module, variables, batches) -> None:
         )
 
 
-def _first(batches: Iterable) -> tuple[dict, Iterable]:
-    stream = iter(batches)
+def _begin(module, variables, batches: Batches) -> tuple[list[Site], Iterable]:
+    """The sites of a network, which a first batch shows, and the pass over the images that was begun for it."""
+    _check_arguments(module, variables, batches)
+    stream = iter(batches())
     first = next(stream, None)
     if first is None:
         raise ValueError("calibration got no batch of images; the training set is empty")
-    return first, itertools.chain([first], stream)
+    return find_sites(module, *_shapes(module, first)), itertools.chain([first], stream)
 
 
 def _shapes(module, batch):

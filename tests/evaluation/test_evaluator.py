@@ -190,7 +190,7 @@ def test_a_second_evaluation_compiles_nothing(network, source, counted):
     assert programs.compilations == before
 
 
-@pytest.mark.parametrize("devices, batch_size", [(2, 2), (1, 1)])
+@pytest.mark.parametrize("devices, batch_size", [(8, 8), (1, 1)])
 def test_windows_and_views_count_every_pixel_once(network, devices, batch_size):
     """One size of windows in all views: one compilation of the network."""
     source = MixedSource([(24, 32), (32, 24), (24, 32)])
