@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from se_jax.models import batch_norm, cpu
+from se_jax.models import batch_norm, cpu, gpu
 from se_jax.models.convolution import convolution
 from se_jax.models.frozen import is_frozen
 from se_jax.models.initializers import kaiming_normal
-from se_jax.models.platforms import on_cpu
+from se_jax.models.platforms import on_cpu, on_gpu
 
 Dtype = Any
 
@@ -63,6 +63,8 @@ def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, 
         return cpu.conv_by_taps(x, kernel, padding, dilation)
     if on_cpu_in_float32 and groups == 1 and x.shape[-1] >= 16 and x.size >= cpu.LARGE:  # an image's few gain nothing
         return cpu.conv(x, kernel, strides, padding, dilation)
+    if on_gpu() and groups == strides == 1 and dilation > 1 and padding % dilation == 0:
+        return gpu.dilated_conv(x, kernel, padding, dilation)
     return convolution(x, kernel, strides, padding, dilation, groups)
 
 

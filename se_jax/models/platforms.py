@@ -37,6 +37,11 @@ def on_cpu() -> bool:
     return (_platform.value or jax.default_backend()) == "cpu"
 
 
+def on_gpu() -> bool:
+    """Whether what is traced now is meant for XLA's GPU backend."""
+    return (_platform.value or jax.default_backend()) in ("cuda", "gpu", "rocm")
+
+
 def compiler_options() -> dict[str, str]:
     """Options for `jax.jit` of a network.
 

@@ -1,0 +1,35 @@
+"""A GPU's forms of layers compute what XLA's own do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from se_jax.models import gpu, layers, platforms
+from se_jax.models.convolution import convolution
+
+TAPS = st.sampled_from([(1, 3), (3, 3), (3, 5)])
+
+
+@given(st.integers(1, 9), st.integers(1, 9), TAPS, st.integers(2, 5), st.integers(0, 2))
+def test_the_gradients_of_a_dilated_convolution_are_xlas(height, width, taps, dilation, margin):
+    padding = dilation * (taps[1] // 2 + margin)  # more than keeps the map's size, too
+    x, kernel = (jax.random.normal(jax.random.key(0), shape) for shape in ((2, height, width, 3), (*taps, 3, 4)))
+
+    def gradients(conv):
+        y, back = jax.vjp(conv, x, kernel)
+        return y, back(jax.random.normal(jax.random.key(1), y.shape))
+
+    found = gradients(lambda x, kernel: gpu.dilated_conv(x, kernel, padding, dilation))
+    expected = gradients(lambda x, kernel: convolution(x, kernel, 1, padding, dilation))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+
+
+def test_a_gpu_gets_no_gradient_of_a_dilated_kernel():
+    def dilations(platform):
+        with platforms.for_platform(platform):
+            loss = jax.grad(lambda kernel: layers.conv2d(jnp.ones((1, 8, 8, 3)), kernel, padding=2, dilation=2).sum())
+            return str(jax.make_jaxpr(loss)(jnp.ones((3, 3, 3, 4)))).count("window_strides=(2, 2)")
+
+    assert dilations("tpu") == 1 and dilations("cuda") == 0
