@@ -48,7 +48,7 @@ def prepare(config, named: dict[str, dict], epochs: int) -> dict[str, Arm]:
     """{name: Arm} of arms given by their options; epochs: of features in the pool.
 
     Raises:
-      ValueError: the config has no such option, or an arm with a control trains more than the head.
+      ValueError: the config has no such option, an arm with a control trains more than the head, or two arms are one.
     """
     from experiments import arms
 
@@ -61,6 +61,11 @@ def prepare(config, named: dict[str, dict], epochs: int) -> dict[str, Arm]:
                 "optimizer.freeze=('^encoder/',)"
             )
         found[name] = Arm(changed, control, arms.digest(changed, control, epochs if is_frozen(config) else 0))
+        if twin := next((other for other in found if other != name and found[other].digest == found[name].digest), ""):
+            raise ValueError(
+                f"the arms {twin} and {name} are the same: their options {named[twin]} and {named[name]} change this "
+                f"config alike, whose equalizers are {config.model.equalizer.mode!r}; leave one out, or say what differs"
+            )
     return found
 
 

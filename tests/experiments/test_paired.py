@@ -173,6 +173,8 @@ def test_options_that_cannot_be_are_named():
     config.optimizer.freeze = ()
     with pytest.raises(ValueError, match="arm rate has control='rate'"):
         paired.prepare(config, {"rate": arms.ARMS["rate"]}, 1)
+    with pytest.raises(ValueError, match="the arms sgd and explicit are the same"):  # the config's mode is explicit
+        paired.prepare(config, {"sgd": {"optimizer.learning_rate": 1.0}, "explicit": arms.ARMS["explicit"]}, 1)
     assert paired.numbers("2..4") == [2, 3, 4] and paired.numbers("5,1") == [5, 1]
     with pytest.raises(ValueError, match="--seeds"):
         paired.numbers("a..b")
