@@ -63,8 +63,8 @@ def prepare(config, named: dict[str, dict], epochs: int) -> dict[str, Arm]:
         found[name] = Arm(changed, control, arms.digest(changed, control, epochs if is_frozen(config) else 0))
         if twin := next((other for other in found if other != name and found[other].digest == found[name].digest), ""):
             raise ValueError(
-                f"the arms {twin} and {name} are the same: their options {named[twin]} and {named[name]} change this "
-                f"config alike, whose equalizers are {config.model.equalizer.mode!r}; leave one out, or say what differs"
+                f"the arms {twin} and {name} are the same: {named[twin]} and {named[name]} change this config alike, "
+                f"whose equalizers are {config.model.equalizer.mode!r}; leave one out, or say what differs"
             )
     return found
 

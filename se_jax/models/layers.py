@@ -63,8 +63,8 @@ def conv2d(x, kernel, *, strides: int = 1, padding: int = 0, dilation: int = 1, 
         return cpu.conv_by_taps(x, kernel, padding, dilation)
     if on_cpu_in_float32 and groups == 1 and x.shape[-1] >= 16 and x.size >= cpu.LARGE:  # an image's few gain nothing
         return cpu.conv(x, kernel, strides, padding, dilation)
-    if on_gpu() and groups == strides == 1 and dilation > 1 and padding % dilation == 0:
-        return gpu.dilated_conv(x, kernel, padding, dilation)
+    if on_gpu() and strides == 1 and dilation > 1 and padding % dilation == 0:
+        return gpu.dilated_conv(x, kernel, padding, dilation, groups)
     return convolution(x, kernel, strides, padding, dilation, groups)
 
 

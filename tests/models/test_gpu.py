@@ -12,17 +12,18 @@ from se_jax.models.convolution import convolution
 TAPS = st.sampled_from([(1, 3), (3, 3), (3, 5)])
 
 
-@given(st.integers(1, 9), st.integers(1, 9), TAPS, st.integers(2, 5), st.integers(0, 2))
-def test_the_gradients_of_a_dilated_convolution_are_xlas(height, width, taps, dilation, margin):
+@given(st.integers(1, 9), st.integers(1, 9), TAPS, st.integers(2, 5), st.integers(0, 2), st.sampled_from([1, 2, 4]))
+def test_the_gradients_of_a_dilated_convolution_are_xlas(height, width, taps, dilation, margin, groups):
     padding = dilation * (taps[1] // 2 + margin)  # more than keeps the map's size, too
-    x, kernel = (jax.random.normal(jax.random.key(0), shape) for shape in ((2, height, width, 3), (*taps, 3, 4)))
+    shapes = (2, height, width, 4), (*taps, 4 // groups, 4)
+    x, kernel = (jax.random.normal(jax.random.key(0), shape) for shape in shapes)
 
     def gradients(conv):
         y, back = jax.vjp(conv, x, kernel)
         return y, back(jax.random.normal(jax.random.key(1), y.shape))
 
-    found = gradients(lambda x, kernel: gpu.dilated_conv(x, kernel, padding, dilation))
-    expected = gradients(lambda x, kernel: convolution(x, kernel, 1, padding, dilation))
+    found = gradients(lambda x, kernel: gpu.dilated_conv(x, kernel, padding, dilation, groups))
+    expected = gradients(lambda x, kernel: convolution(x, kernel, 1, padding, dilation, groups))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
 
 
