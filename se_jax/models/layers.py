@@ -3,10 +3,11 @@
 Activations are [batch, height, width, channels]; kernels are [kh, kw, in / groups, out]. Sources: PyTorch's operators
 as mmsegmentation 1.2.2 and mmcv 2.1.0 call them (mmcv ConvModule, DepthwiseSeparableConvModule, mmseg resize).
 
-XLA's CPU backend is slow at some of these; faster forms of `se_jax.models.cpu` are chosen while tracing
-(`se_jax.models.platforms`). TPU and GPU keep XLA's own operators.
+XLA's CPU backend is slow at some of these, its GPU backend at one; faster forms of `se_jax.models.cpu` and
+`se_jax.models.gpu` are chosen while tracing (`se_jax.models.platforms`). A TPU keeps XLA's own operators.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -80,28 +81,43 @@ def tap_bias_map(bias, size: tuple[int, int], *, strides: int, padding: int, dil
     Returns:
       [h', w', out], to be added to the convolution's output.
     """
+    rows, columns = _taps_inside(size, bias.shape, strides, padding, dilation)
+    lines = jnp.einsum("wl,klo->kwo", columns, bias, precision=lax.Precision.HIGHEST)
+    return jnp.tensordot(rows, lines, 1, precision=lax.Precision.HIGHEST)
 
-    def taps_inside(length: int, taps: int) -> np.ndarray:
+
+def _taps_inside(size, taps, strides: int, padding: int, dilation: int) -> list[np.ndarray]:
+    """For rows and for columns, which tap falls inside the map: 0 or 1, float32 [outputs, taps]."""
+
+    def inside(length: int, taps: int) -> np.ndarray:
         outputs = (length + 2 * padding - dilation * (taps - 1) - 1) // strides + 1
         source = np.arange(outputs)[:, None] * strides - padding + np.arange(taps) * dilation
         return ((source >= 0) & (source < length)).astype(np.float32)
 
-    rows, columns = (taps_inside(length, taps) for length, taps in zip(size, bias.shape[:2], strict=True))
-    lines = jnp.einsum("wl,klo->kwo", columns, bias, precision=lax.Precision.HIGHEST)
-    return _spread(lines, rows)
+    return [inside(length, count) for length, count in zip(size, taps[:2], strict=True)]
 
 
-@jax.custom_vjp
-def _spread(lines, rows):
-    """[k, w, o] by constant [h, k] -> [h, w, o]; the gradient that JAX would make transposes the whole map first."""
-    return jnp.tensordot(rows, lines, 1, precision=lax.Precision.HIGHEST)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def add_tap_bias(y, bias, size: tuple[int, int], strides: int, padding: int, dilation: int):
+    """A convolution's output [b, h', w', out] plus `tap_bias_map`, of whose arguments these are.
+
+    JAX's gradient would sum maps over images first, which devices would exchange in the place of [kh, kw, out].
+    """
+    return y + tap_bias_map(bias, size, strides=strides, padding=padding, dilation=dilation).astype(y.dtype)
 
 
-def _spread_backward(rows, dy):
-    return jnp.tensordot(rows.T, dy, 1, precision=lax.Precision.HIGHEST), jnp.zeros_like(rows)
+def _add_tap_bias_forward(y, bias, *geometry):
+    return add_tap_bias(y, bias, *geometry), bias
 
 
-_spread.defvjp(lambda lines, rows: (_spread(lines, rows), rows), _spread_backward)
+def _add_tap_bias_backward(size, strides, padding, dilation, bias, dy):
+    rows, columns = _taps_inside(size, bias.shape, strides, padding, dilation)
+    each = jnp.broadcast_to(rows.T, (len(dy), *rows.T.shape))  # a product that reads an image's gradient as it lies
+    lines = jnp.einsum("bkh,bhwo->bkwo", each, dy.astype(jnp.float32), precision=lax.Precision.HIGHEST)
+    return dy, jnp.einsum("wl,bkwo->bklo", columns, lines, precision=lax.Precision.HIGHEST).sum(0)
+
+
+add_tap_bias.defvjp(_add_tap_bias_forward, _add_tap_bias_backward)
 
 
 class Conv(nn.Module):
@@ -136,7 +152,7 @@ class Conv(nn.Module):
             y = add_bias(y, self.param("bias", self.bias_init, (self.features,)).astype(self.dtype))
         if self.tap_bias:
             bias = self.param("tap_bias", nn.initializers.zeros, (*taps, self.features))
-            y = y + tap_bias_map(bias, x.shape[1:3], **geometry).astype(self.dtype)
+            y = add_tap_bias(y, bias, x.shape[1:3], *geometry.values())
         return y
 
 

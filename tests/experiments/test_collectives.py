@@ -3,6 +3,7 @@
 import collections
 
 import jax
+from flax import traverse_util
 
 from experiments import collectives
 from experiments.state import share
@@ -45,6 +46,16 @@ def compiled_step(model, **mesh):
     layout = jax.tree.map(lambda leaf: leaf.sharding, state), parallel.replicated(mesh)
     with platforms.for_platform("tpu"):
         return jax.jit(step, donate_argnums=0, out_shardings=layout).lower(state, batch).compile(), state
+
+
+def test_folded_equalizers_exchange_the_biases_of_taps_and_no_map():
+    exchanged = {}
+    for mode in ("none", "folded"):
+        step, state = compiled_step(tiny.network("psp", mode))
+        exchanged[mode] = collectives.by_kind(collectives.exchanges(step.as_text()))["all-reduce"]["bytes"]
+    params = traverse_util.flatten_dict(state.params)
+    biases = sum(leaf.size for path, leaf in params.items() if "tap_bias" in path)
+    assert biases > 0 and exchanged["folded"] - exchanged["none"] == 4 * biases
 
 
 def test_a_step_exchanges_two_sums_a_norm_and_gathers_parameters_only():

@@ -205,14 +205,18 @@ def test_tap_bias_is_one_more_channel_of_ones(size, taps, strides, padding, dila
         return  # no output
     geometry = {"strides": strides, "padding": padding, "dilation": dilation}
     bias = np.random.default_rng(0).normal(size=(taps, taps, 3)).astype(np.float32)
+    shape = layers.tap_bias_map(bias, size, **geometry).shape
 
     def value_and_gradient(function):
         value, pull = jax.vjp(function, bias)
         return value, *pull(jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape))
 
+    def added(bias):
+        return layers.add_tap_bias(jnp.zeros((2, *shape)), bias, size, *geometry.values()).mean(0)
+
     actual, expected = once(
         lambda: (
-            value_and_gradient(lambda bias: layers.tap_bias_map(bias, size, **geometry)),
+            value_and_gradient(added),
             value_and_gradient(lambda bias: layers.conv2d(jnp.ones((1, *size, 1)), bias[:, :, None], **geometry)[0]),
         )
     )
