@@ -107,7 +107,7 @@ def _schedule(decay, base: float, last: int, minimum: float, warmup_steps=0, war
         # whole numbers are subtracted before the division: 1 - t / (T - 1) in float32 would lose the last steps' digits
         left = jnp.clip(last - step, 0) / max(last - warmup_steps, 1)
         decayed = minimum + (base - minimum) * decay(jnp.minimum(left, 1.0), step)
-        done = step / max(warmup_steps - 1, 1)
+        done = jnp.minimum(step / max(warmup_steps - 1, 1), 1.0)  # a float's power would overflow later
         warming = {
             "linear": warmup_factor + (1 - warmup_factor) * done,
             "exponential": warmup_factor ** (1 - done),

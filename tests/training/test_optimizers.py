@@ -120,6 +120,11 @@ def test_a_schedule_of_one_step_is_defined(schedule):
     assert np.isfinite(schedule(0.1, 1)(jnp.int32(0)))
 
 
+def test_a_schedule_takes_whole_numbers_and_traced_ones():
+    _, schedule = optimizers.build(config(warmup_steps=0), 400)
+    np.testing.assert_allclose([schedule(step) for step in (0, 100, 399)], jax.jit(schedule)(np.array([0, 100, 399])))
+
+
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(ValueError, match="optimizer.schedule is 'steps'; expected one of poly, poly_open, cosine"):
         optimizers.build(config(schedule="steps"), 10)
