@@ -12,7 +12,8 @@ for each other. There, measure on one core by the processor's clock (`taskset -c
 TensorFlow nor a data set.
 
 On a GPU a whole training step (with SGD) is timed too, PyTorch runs through torch.compile (with bfloat16 by autocast
-where --dtype=bfloat16), and the share of the card's peak is given. There it chooses algorithms by trial, as XLA does.
+where --dtype=bfloat16), and the share of the card's peak is given; cuDNN chooses PyTorch's algorithms by trial, as
+XLA chooses its own.
 """
 
 import argparse
@@ -23,8 +24,6 @@ import platform
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # on a GPU PyTorch needs memory of the same card
 
 import jax
 import jax.numpy as jnp
@@ -370,10 +369,11 @@ def parse_flags(arguments=None):
 
 
 def main(arguments=None) -> list[dict]:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # on a GPU PyTorch needs memory of the same card
     flags = parse_flags(arguments)
     if torch:
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-        torch.backends.cudnn.benchmark = True  # what XLA does
+        torch.backends.cudnn.benchmark = True  # algorithms by trial, as XLA chooses them
     print(json.dumps(environment(flags)))
     if torch is None:
         print("PyTorch is not installed: no comparison (pip install -r requirements-bench.txt)")

@@ -152,7 +152,7 @@ class Conv(nn.Module):
             y = add_bias(y, self.param("bias", self.bias_init, (self.features,)).astype(self.dtype))
         if self.tap_bias:
             bias = self.param("tap_bias", nn.initializers.zeros, (*taps, self.features))
-            y = cast(Any, add_tap_bias(y, bias, x.shape[1:3], *geometry.values()))
+            y = cast(Any, add_tap_bias(y, bias, x.shape[1:3], self.strides, padding, self.dilation))
         return y
 
 
