@@ -13,6 +13,18 @@ def test_compiler_options_are_accepted_and_keep_what_is_computed_once():
     assert "opt-barrier" in program.lower(1).compile().as_text()  # a compiler whose pass has another name drops it
 
 
+def test_a_cpu_optimises_less_and_still_less_if_jax_is_told_to():
+    level = "xla_backend_optimization_level"
+    assert level not in platforms.compiler_options()  # tests are compiled without optimisations
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        assert platforms.compiler_options()[level] == "1"
+        program = jax.jit(jnp.sin, compiler_options=platforms.compiler_options())
+        assert program(0.0) == 0
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 def test_a_network_lowered_for_another_platform_has_that_platforms_operators():
     """A depthwise convolution is one operator on a TPU and many on a CPU; the host is a CPU."""
     block = layers.SeparableConvBlock(8)
