@@ -133,15 +133,23 @@ def run_whole(arm: Arm, seed: int, rate: float, workdir: pathlib.Path, test_spli
 
 
 def fill(name: str, named: dict[str, Arm], wanted: list[tuple[int, float]], results, flags_) -> None:
-    """Makes the runs (seed, rate) of every arm that `results` lacks; those of a seed first, so that pairs are whole."""
+    """Makes the runs (seed, rate) of every arm that `results` lacks; those of a seed first, so that pairs are whole.
+
+    Runs that another process has added by the time when they would start are not made again.
+    """
     from experiments import features, heads, records
 
-    done = {records.identity(found) for found in records.read(results)}
+    def known() -> set[tuple]:
+        return {records.identity(found) for found in records.read(results)}
+
+    def lacking(arm: str, group, done: set[tuple]) -> list[tuple[int, float]]:
+        return [run for run in group if (name, arm, *run) not in done]
+
+    done = known()
     config, workdir = next(iter(named.values())).config, pathlib.Path(flags_.workdir)
     step = max(flags_.together, 1)
     groups = [wanted[first : first + step] for first in range(0, len(wanted), step)]
-    missing = [(arm, [run for run in group if (name, arm, *run) not in done]) for group in groups for arm in named]
-    missing = [(arm, group) for arm, group in missing if group]
+    missing = [(arm, group) for group in groups for arm in named if lacking(arm, group, done)]
     trained, splits = {}, {}
     if missing and is_frozen(config):
         splits = {
@@ -151,6 +159,9 @@ def fill(name: str, named: dict[str, Arm], wanted: list[tuple[int, float]], resu
         starts = heads.Starts(features.load(config, "train", workdir / "features", epochs=flags_.epochs))
         trained = {arm: heads.Head(*named[arm][:2], starts) for arm in dict(missing)}
     for number, (arm, group) in enumerate(missing, start=1):
+        group = lacking(arm, group, known())
+        if not group:
+            continue
         if trained:
             found = run_frozen(trained[arm], group, splits)
         else:

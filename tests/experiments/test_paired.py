@@ -143,6 +143,24 @@ def test_frozen_runs_are_pairs_and_go_on_where_they_stopped(tmp_path, capsys):
     assert page.count("<svg") == 4
 
 
+def test_runs_that_another_process_adds_meanwhile_are_not_made_again(tmp_path, monkeypatch):
+    config, results, made = tiny_config(), tmp_path / "results.jsonl", []
+    config.optimizer.freeze = ()
+    split = {"miou": 0.5, "iou": {}}
+
+    def run_whole(arm, seed, rate, workdir, test_split):
+        made.append(seed)
+        if seed == 0:
+            for other in (2, 4):
+                records.append(results, {"config": "tiny", "arm": "none", "seed": other, "rate": rate})
+        return {"val": split, "test": split, "loss": [1.0], "seconds": 1.0}
+
+    monkeypatch.setattr(paired, "run_whole", run_whole)
+    named = paired.prepare(config, {"none": arms.ARMS["none"]}, 1)
+    paired.fill("tiny", named, [(seed, 1e-3) for seed in range(5)], results, flags_of(tmp_path))  # two at once
+    assert made == [0, 1, 3] and len(results.read_text().splitlines()) == 5
+
+
 def test_cached_evaluation_is_that_of_the_whole_network(tmp_path):
     config = tiny_config()
     pool, val = (features.load(config, split, tmp_path, epochs=1) for split in ("train", "val"))
